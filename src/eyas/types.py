@@ -1,0 +1,224 @@
+"""The vocabulary of Eyas: what passes between environment, interface, policy, rewards and trainer. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+
+# ----------------------------------------------------------------------------------------------- messages
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture by content hash; its pixels live in an `ImageStore`."""
+
+    image_hash: str
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # the format said that the text is complete
+    END_TOKEN = "end_token"  # the model ended its turn
+    LENGTH = "length"  # cut at max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model generated for one step. Ids and log-probs are None for a person, an expert or a served model."""
+
+    text: str
+    token_ids: np.ndarray | None = None  # int32 (T,)
+    sampling_logprobs: np.ndarray | None = None  # float32 (T,): at the sampling temperature, forbidden ids removed
+    finish_reason: FinishReason = FinishReason.STOP
+    policy_version: int = -1  # number of updates behind the weights that wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str  # "system", "user" or "assistant"
+    parts: tuple[TextPart | ImagePart, ...]
+    completion: Completion | None = None  # an assistant message carries its own; its token ids are spliced in
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One prompt to complete. `seed` alone decides the random numbers: the batch it runs in does not."""
+
+    messages: tuple[Message, ...]
+    seed: int
+    max_new_tokens: int = 64
+    temperature: float = 1.0  # 0 is greedy: for evaluation only, its log-probs are recorded at temperature 1
+
+
+# ----------------------------------------------------------------------------------------------- what an environment says of itself
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDescription:
+    """An environment in words. `env.unwrapped.description` holds one where the environment was written for Eyas."""
+
+    text: str  # role, rules and goal, as the prompt says them
+    action_names: tuple[str, ...]  # one a discrete action, in order
+    fact_keys: tuple[str, ...] = ()  # facts that the model is asked to write down and that can be graded
+    write_thought: Callable[[Mapping[str, str], str], str] | None = None  # (facts, action name) -> one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertMove:
+    action: int
+    facts: Mapping[str, str]  # everything `write_thought` needs; holds at least the fact keys
+
+
+Expert = Callable[[Any], ExpertMove]  # takes the unwrapped environment, changes nothing in it
+
+
+# ----------------------------------------------------------------------------------------------- parsing
+
+
+class FailureReason(StrEnum):
+    EMPTY = "empty"
+    NO_ACTION_KEY = "no_action_key"
+    UNKNOWN_ACTION = "unknown_action"
+    AMBIGUOUS_ACTION = "ambiguous_action"
+    ILLEGAL_ACTION = "illegal_action"  # an action of this task that is not legal now
+    CUT_OFF = "cut_off"  # the completion reached max_new_tokens before the action was complete
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAction:
+    action: Any  # in the environment's action space
+    name: str
+    thought: str  # what stands before the action
+    facts: Mapping[str, str]  # the facts that the model wrote down
+    action_start: int  # character offset in the completion's text where the action span begins
+
+
+@dataclass(frozen=True, slots=True)
+class ParseFailure:
+    reason: FailureReason
+    detail: str
+    action_start: int  # where the action span would begin: the text's length where there is none
+
+
+ParseResult = ParsedAction | ParseFailure
+
+
+class FailureEffect(StrEnum):
+    """What a parse failure does in the environment."""
+
+    RANDOM_LEGAL = "random_legal"  # a uniformly random legal action is executed (RL4VLM)
+    PENALTY = "penalty"  # the same, and the penalty is added to the reward
+    NOOP = "noop"  # the environment is not stepped; the model sees the same observation again
+    END = "end"  # the episode ends with the penalty
+
+
+class ExecutedBy(StrEnum):
+    POLICY = "policy"
+    FALLBACK = "fallback"  # a random legal action, nothing, or an end after a parse failure
+    EXPERT = "expert"
+    RANDOM = "random"
+    HUMAN = "human"
+
+
+# ----------------------------------------------------------------------------------------------- trajectories
+
+
+class StopReason(StrEnum):
+    TERMINATED = "terminated"
+    TRUNCATED = "truncated"  # a limit outside the task (TimeLimit)
+    CUT = "cut"  # the rollout ended here; the episode goes on in the next one
+    CONTEXT_OVERFLOW = "context_overflow"
+    INTERRUPTED = "interrupted"
+    PARSE_FAILURE = "parse_failure"
+    GUIDANCE = "guidance"
+    ENV_FAILURE = "env_failure"
+
+    @property
+    def is_bootstrapped(self) -> bool:
+        """Whether the value of the final observation stands for the rewards not seen (design: invariant 4)."""
+        return self in _BOOTSTRAPPED
+
+
+_BOOTSTRAPPED = {StopReason.TRUNCATED, StopReason.CUT, StopReason.CONTEXT_OVERFLOW, StopReason.INTERRUPTED}
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBreakdown:
+    """The reward of one step by name: `environment` and each extra term. Their sum is what is learned from."""
+
+    terms: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return float(sum(self.terms.values()))
+
+
+@dataclass(slots=True)
+class Step:
+    """One environment interaction."""
+
+    messages: tuple[Message, ...]  # the whole prompt, exactly as the model saw it
+    completion: Completion
+    parse: ParseResult
+    action: Any  # what was executed; None where the environment was not stepped
+    executed_by: ExecutedBy
+    reward: RewardBreakdown
+    facts: Mapping[str, str] = field(default_factory=dict)  # the truth, where the environment tells it
+    legal_actions: tuple[int, ...] | None = None
+    value: float | None = None  # V of the prompt, where the algorithm asked for it
+    advantage: float | None = None
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """The record of one episode, or of the part of it that one rollout saw (`first_step` > 0, or stop reason `cut`)."""
+
+    task: int  # index in the run's tasks
+    episode: int  # index within (run, split); with the run seed it decides all randomness
+    seed: int  # what env.reset got
+    steps: list[Step]
+    stop_reason: StopReason
+    final_messages: tuple[Message, ...] | None = None  # the prompt after the last step, for bootstrapping
+    first_step: int = 0  # index of steps[0] in the episode
+    group: int | None = None
+    success: bool | None = None  # None where the task defines none, or the episode has not ended
+    progress: float | None = None
+
+    @property
+    def total_return(self) -> float:
+        """Undiscounted sum of the environment's own rewards."""
+        return float(sum(s.reward.terms.get("environment", 0.0) for s in self.steps))
+
+    @property
+    def is_strict_success(self) -> bool:
+        """Success without a single fallback action."""
+        return bool(self.success) and not any(s.executed_by is ExecutedBy.FALLBACK for s in self.steps)
+
+
+# ----------------------------------------------------------------------------------------------- protocols
+
+
+class ImageStore(Protocol):
+    """Content-addressed pictures: each is kept once."""
+
+    def put(self, image: np.ndarray) -> str: ...  # uint8 (H, W, 3) -> hash
+
+    def get(self, image_hash: str) -> np.ndarray: ...
+
+
+class Sampler(Protocol):
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]: ...
+
+
+class Reward(Protocol):
+    """An extra reward term: one number a step."""
+
+    name: str
+
+    def __call__(self, trajectory: Trajectory) -> list[float]: ...
