@@ -47,6 +47,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRule:
+    """When a completion is complete. Asked only after a token that contains one of `characters`."""
+
+    characters: str
+    is_complete: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One prompt to complete. `seed` alone decides the random numbers: the batch it runs in does not."""
 
@@ -54,6 +62,7 @@ class SampleRequest:
     seed: int
     max_new_tokens: int = 64
     temperature: float = 1.0  # 0 is greedy: for evaluation only, its log-probs are recorded at temperature 1
+    stop: StopRule | None = None
 
 
 # ----------------------------------------------------------------------------------------------- what an environment says of itself
@@ -150,13 +159,14 @@ _BOOTSTRAPPED = {StopReason.TRUNCATED, StopReason.CUT, StopReason.CONTEXT_OVERFL
 
 @dataclass(frozen=True, slots=True)
 class RewardBreakdown:
-    """The reward of one step by name: `environment` and each extra term. Their sum is what is learned from."""
+    """The reward of one step by name: `environment`, raw, and each extra term. Their total is what is learned from."""
 
     terms: Mapping[str, float]
+    environment_scale: float = 1.0  # what the environment's own reward is multiplied by
 
     @property
     def total(self) -> float:
-        return float(sum(self.terms.values()))
+        return float(sum(v * (self.environment_scale if k == "environment" else 1.0) for k, v in self.terms.items()))
 
 
 @dataclass(slots=True)
@@ -185,20 +195,37 @@ class Trajectory:
     steps: list[Step]
     stop_reason: StopReason
     final_messages: tuple[Message, ...] | None = None  # the prompt after the last step, for bootstrapping
-    first_step: int = 0  # index of steps[0] in the episode
+    final_value: float | None = None  # V of it, where the algorithm asked for it
     group: int | None = None
     success: bool | None = None  # None where the task defines none, or the episode has not ended
     progress: float | None = None
+    first_step: int = 0  # index of steps[0] in the episode
+    return_before: float = 0.0  # what the environment paid before steps[0]
+    fallbacks_before: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.stop_reason not in (StopReason.CUT, StopReason.INTERRUPTED)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the episode so far."""
+        return self.first_step + len(self.steps)
 
     @property
     def total_return(self) -> float:
-        """Undiscounted sum of the environment's own rewards."""
-        return float(sum(s.reward.terms.get("environment", 0.0) for s in self.steps))
+        """Undiscounted sum of the environment's own rewards over the episode so far."""
+        return self.return_before + float(sum(s.reward.terms.get("environment", 0.0) for s in self.steps))
+
+    @property
+    def num_fallbacks(self) -> int:
+        """Steps of the episode so far that a fallback executed."""
+        return self.fallbacks_before + sum(s.executed_by is ExecutedBy.FALLBACK for s in self.steps)
 
     @property
     def is_strict_success(self) -> bool:
         """Success without a single fallback action."""
-        return bool(self.success) and not any(s.executed_by is ExecutedBy.FALLBACK for s in self.steps)
+        return bool(self.success) and self.num_fallbacks == 0
 
 
 # ----------------------------------------------------------------------------------------------- protocols
@@ -211,8 +238,12 @@ class ImageStore(Protocol):
 
     def get(self, image_hash: str) -> np.ndarray: ...
 
+    def __contains__(self, image_hash: object) -> bool: ...
+
 
 class Sampler(Protocol):
+    policy_version: int  # set before sampling; caches of another version are dropped
+
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]: ...
 
 

@@ -1,0 +1,55 @@
+# Everything runs from .venv; `make install` makes it, and does nothing where it is up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BEGUN := $(VENV)/.installing
+
+# The stamp holds the checkout's folder (a moved environment is broken) and the checksum of what decides the
+# versions: contents, not times, because a fresh checkout has new times and must still work offline.
+WANTED = $(CURDIR) $(shell cat pyproject.toml constraints.txt | cksum)
+IS_READY = test "$$(cat $(STAMP) 2>/dev/null)" = "$(WANTED)" && $(BIN)/python -c "import sys" 2>/dev/null
+# An interrupted pip leaves half a package behind, which the next pip takes for a whole one: start afresh then.
+IS_SOUND = test ! -e $(BEGUN) && $(BIN)/python -c "import pip" 2>/dev/null \
+	&& case "$$(cat $(STAMP) 2>/dev/null)" in ""|"$(CURDIR) "*) true;; *) false;; esac
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# One thread a process: with more, processes that share the cores slow each other down many times over.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: install reinstall demo test lint types contracts check bench clean
+
+install:
+	@$(IS_READY) || $(MAKE) --no-print-directory reinstall
+
+reinstall:
+	@$(IS_SOUND) || { echo "creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@rm -f $(STAMP); touch $(BEGUN)
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) --editable '.[dev]'
+	@echo "$(WANTED)" > $(STAMP); rm $(BEGUN)
+
+demo: install
+	$(BIN)/eyas demo
+
+test: install
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -rs $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/pyright
+
+contracts: install
+	$(BIN)/lint-imports
+
+check: lint types contracts test
+
+bench: install
+	$(BIN)/eyas bench
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +

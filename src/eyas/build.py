@@ -1,0 +1,242 @@
+"""Turns configuration into objects, and nothing else does."""
+
+import difflib
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from rich.console import Console
+
+from eyas.config import InterfaceConfig, ModelConfig, RunConfig, TaskConfig, load_recipe
+from eyas.envs.experts import expert_for
+from eyas.errors import CheckpointError, ConfigError, ModelError, UnsupportedSpace
+from eyas.evaluation.evaluate import evaluation_row, play
+from eyas.evaluation.records import EvalReport
+from eyas.interface import Interface
+from eyas.models.adapter import VisionLanguageModel
+from eyas.models.nano import build_nano
+from eyas.models.policy import POLICY_FILE, Policy
+from eyas.rewards import REWARDS
+from eyas.rollouts.actors import PolicyActor
+from eyas.rollouts.images import MemoryImageStore
+from eyas.rollouts.task import Task
+from eyas.samplers.in_process import InProcessSampler
+from eyas.training.checkpoint import MANIFEST, validate_checkpoint
+from eyas.training.loop import train as run_stages
+from eyas.training.run import AGENT_FILE, Run
+
+log = logging.getLogger(__name__)
+
+# ----------------------------------------------------------------------------------------------- environments and tasks
+
+
+def make_env(env_id: str, env_args: Mapping[str, Any]) -> gym.Env:
+    """gymnasium.make, with `render_mode="rgb_array"` where the observation is no picture and no text.
+
+    Raises ConfigError for an unknown id, naming the nearest one, and for arguments that the environment refuses.
+    """
+    try:
+        env = gym.make(env_id, **env_args)
+        is_seen = isinstance(env.observation_space, gym.spaces.Text) or len(env.observation_space.shape or ()) == 3
+        if is_seen or "render_mode" in env_args or "rgb_array" not in env.metadata.get("render_modes", ()):
+            return env
+        env.close()
+        return gym.make(env_id, render_mode="rgb_array", **env_args)
+    except gym.error.Error as error:
+        nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest and env_id not in gym.registry else ""
+        raise ConfigError(f"environment '{env_id}': {error}{hint}") from error
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"environment '{env_id}' with {dict(env_args)}: {error}") from error
+
+
+def build_interface(config: InterfaceConfig, env: gym.Env) -> Interface:
+    return Interface.for_env(env, **config.model_dump())
+
+
+def build_task(config: TaskConfig) -> Task:
+    """Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words."""
+    env = make_env(config.env, config.env_args)
+    try:
+        interface = build_interface(config.interface, env)
+        return Task(
+            make_env=partial(make_env, config.env, config.env_args),
+            interface=interface,
+            rewards=tuple((_reward(name, interface), factor) for name, factor in config.rewards.items()),
+            reward_scale=config.reward_scale,
+            weight=config.weight,
+            expert=expert_for(env),
+            env_id=config.env,
+        )
+    finally:
+        env.close()
+
+
+def _reward(name: str, interface: Interface) -> Any:
+    if name not in REWARDS:
+        raise ConfigError(f"unknown reward '{name}': choose from {', '.join(REWARDS)}")
+    return REWARDS[name](interface)
+
+
+# ----------------------------------------------------------------------------------------------- models
+
+
+def build_policy(config: ModelConfig, images: MemoryImageStore) -> Policy:
+    """A built-in model, a checkpoint, or any Hugging Face id or folder, with sampler and value head."""
+    dtype = getattr(torch, config.dtype)
+    if config.name == "nano-random":
+        model, processor = _build_nano(config)
+        model = model.to(dtype)
+    else:
+        model, processor = _load_pretrained(config, dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    adapter = VisionLanguageModel(model, processor).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        policy = Policy(adapter, InProcessSampler(adapter, images), images)
+    if (Path(config.name) / POLICY_FILE).exists():
+        policy.load_weights(Path(config.name))
+    return policy
+
+
+def _build_nano(config: ModelConfig) -> tuple[Any, Any]:
+    options = dict(config.options)
+    if config.image_size is not None:
+        options["image_size"] = config.image_size
+    known = list(inspect.signature(build_nano).parameters)
+    for key in options:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
+            raise ConfigError(f"model.options.{key}: unknown key{hint}")
+    return build_nano(**{"seed": config.seed, **options})
+
+
+def _load_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+    if config.options:
+        raise ConfigError("model.options are arguments of a built-in model: remove them")
+    folder = Path(config.name)
+    if (folder / MANIFEST).exists():
+        validate_checkpoint(folder)
+    elif config.name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise CheckpointError(f"there is no model or checkpoint at {config.name}: type a folder, or a Hugging Face id")
+    options = {"trust_remote_code": config.trust_remote_code}
+    try:
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(config.name, dtype=dtype, **options)
+            processor = AutoProcessor.from_pretrained(config.name, **options)
+        except ValueError as error:
+            if "nrecognized configuration class" not in str(error):
+                raise
+            model = AutoModelForCausalLM.from_pretrained(config.name, dtype=dtype, **options)
+            processor = AutoTokenizer.from_pretrained(config.name, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"'{config.name}' cannot be loaded ({str(error).splitlines()[0]}): type a built-in name (nano-random), a "
+            "folder that holds a model, or a Hugging Face id that this machine can reach"
+        ) from error
+    return model, processor
+
+
+# ----------------------------------------------------------------------------------------------- agents
+
+
+@dataclass
+class Agent:
+    """A policy with what it knows of its tasks. `interface_config` describes how it was trained to be asked."""
+
+    policy: Policy
+    images: MemoryImageStore
+    interface_config: InterfaceConfig
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Agent":
+        """`nano-random`, any Hugging Face VLM id or folder, or a checkpoint of Eyas.
+
+        Options are the fields of `ModelConfig` (dtype, seed, trust_remote_code ...). Raises ModelError or
+        CheckpointError, saying what to type.
+        """
+        images = MemoryImageStore()
+        policy = build_policy(ModelConfig(name=str(name), **options), images)
+        return cls(policy, images, _trained_interface(Path(name)))
+
+    def task(self, env_id: str, **env_args: Any) -> Task:
+        return build_task(TaskConfig(env=env_id, env_args=env_args, interface=self.interface_config))
+
+
+def _trained_interface(folder: Path) -> InterfaceConfig:
+    path = folder / AGENT_FILE
+    if not path.exists():
+        return InterfaceConfig()
+    try:
+        return TaskConfig.model_validate(json.loads(path.read_text())["tasks"][0]).interface
+    except (ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def evaluate(
+    agent: Agent,
+    env_id: str,
+    episodes: int = 100,
+    seed: int = 0,
+    decodings: Sequence[str] = ("greedy", "sample"),
+    policy_name: str = "rl",
+    on_episode: Callable[[int], None] | None = None,
+    **env_args: Any,
+) -> EvalReport:
+    """Plays an environment on evaluation seeds, greedily and at temperature 1."""
+    import time
+
+    begun = time.perf_counter()
+    task = agent.task(env_id, **env_args)
+    rows = []
+    for decoding in decodings:
+        actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
+        played = play(task, actor, agent.images, seed, episodes, on_episode=on_episode)
+        rows.append(evaluation_row(policy_name, decoding, played, task.interface.format.fact_keys))
+        agent.images.clear()
+    return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
+
+
+# ----------------------------------------------------------------------------------------------- runs
+
+
+def build_run(config: RunConfig, console: Console | None = None) -> Run:
+    """Every object of a run; nothing is written yet."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    images = MemoryImageStore()
+    policy = build_policy(config.model, images)
+    tasks = [build_task(t) for t in config.tasks]
+    folder = Path(config.output).expanduser() / config.name
+    return Run(config, folder, policy, tasks, images, console or Console(stderr=True))
+
+
+def train(
+    recipe: str | Path | RunConfig,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    output: str | Path | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Runs a recipe, by name, file or RunConfig, and returns the finished run."""
+    if not isinstance(recipe, RunConfig):
+        recipe = load_recipe(recipe, overrides)
+    if output is not None:
+        recipe = recipe.model_copy(update={"output": str(output)})
+    run = build_run(recipe, console)
+    run_stages(run, resume)
+    return run
+
+
+__all__ = ["Agent", "UnsupportedSpace", "build_policy", "build_run", "build_task", "evaluate", "make_env", "train"]

@@ -1,0 +1,516 @@
+"""What a run is made of: `RunConfig` and the recipes that it is read from. No torch.
+
+    load_recipe("numberline_ppo", ["stages.rl.iterations=3"])
+
+A recipe is a TOML file; `extends = "other"` takes everything from another recipe and changes what this one names.
+Tables merge, key by key; a list (also `[[tasks]]` and `[[stages]]`) replaces the other recipe's list as a whole.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from .errors import ConfigError
+from .types import FailureEffect
+
+Row = Literal["random", "constant", "expert", "untrained", "sft", "sft_continued", "rl"]
+Decoding = Literal["greedy", "sample"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*$")]  # becomes a part of file names and of override paths
+
+_RECIPES = Path(str(files("eyas") / "recipes"))
+
+# ----------------------------------------------------------------------------------------------- the parts
+
+
+class Config(BaseModel):
+    """Base of every part: frozen, unknown keys refused, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ModelConfig(Config):
+    """The vision-language model."""
+
+    name: str = Field(
+        default="nano-random", min_length=1, description="built-in name, Hugging Face id, folder or checkpoint"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights")
+    seed: int = Field(default=0, ge=0, description="of the weights, where the model starts from random ones")
+    image_size: int | None = Field(
+        default=None, ge=8, description="side in pixels that frames are scaled to; none: the model's"
+    )
+    options: dict[str, Any] = Field(default={}, description="arguments of a built-in model")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
+
+
+class InterfaceConfig(Config):
+    """How observations become prompts and completions become actions."""
+
+    format: str = Field(default="json", min_length=1, description="registered action format")
+    thoughts: bool = Field(default=True, description="ask for a thought before the action")
+    on_parse_failure: FailureEffect = Field(default=FailureEffect.RANDOM_LEGAL, description="what a parse failure does")
+    parse_failure_penalty: float = Field(
+        default=-1.0, le=0, description="reward added on a failure (effects penalty and end)"
+    )
+    max_parse_failures: int = Field(
+        default=10, ge=1, description="effect noop: failures in one episode after which it ends"
+    )
+    max_new_tokens: int = Field(default=64, ge=1, description="longest completion in tokens")
+    text: str | None = Field(default=None, description="replaces the task's own text")
+
+
+class TaskConfig(Config):
+    """One environment with its interface and rewards."""
+
+    env: str = Field(min_length=1, description="Gymnasium id, or `module:Id`")
+    env_args: dict[str, Any] = Field(default={}, description="arguments of `gymnasium.make`")
+    weight: float = Field(default=1.0, gt=0, description="share of the episodes, relative to the other tasks")
+    reward_scale: float = Field(
+        default=1.0, gt=0, description="factor on the environment's reward for learning; reports show it unscaled"
+    )
+    interface: InterfaceConfig = Field(default_factory=InterfaceConfig)
+    rewards: dict[str, float] = Field(default={}, description="extra reward terms: registered name -> coefficient")
+
+
+class OptimConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    lr_value_head: float | None = Field(default=None, gt=0, description="of the value head; none: `lr`")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(default=(0.9, 0.95))
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled, on matrices only")
+    warmup_steps: int = Field(default=0, ge=0, description="updates of linear rise from 0")
+    schedule: Literal["constant", "cosine", "linear"] = Field(default="constant", description="after the warm-up")
+    final_lr_share: float = Field(
+        default=0.0, ge=0, le=1, description="learning rate at the end of the stage, as a share of `lr`"
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this global norm")
+
+
+# ----------------------------------------------------------------------------------------------- the stages
+
+
+class CollectStage(Config):
+    """Writes episodes of a policy that does not learn: demonstrations."""
+
+    kind: Literal["collect"] = "collect"
+    name: Name = Field(default="collect", description="how other stages refer to this one")
+    policy: str = Field(default="expert", min_length=1, description="expert, random or a checkpoint")
+    random_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of steps that play a random legal action instead"
+    )
+    episodes: int = Field(ge=1)
+    task: int = Field(default=0, ge=0, description="index in `tasks`")
+
+
+class SFTStage(Config):
+    """Supervised fine-tuning on recorded episodes. Exactly one of `steps` and `steps_like`."""
+
+    kind: Literal["sft"] = "sft"
+    name: Name = Field(default="sft", description="how other stages refer to this one")
+    data: str = Field(
+        default="collect", min_length=1, description="name of an earlier collect stage, or a folder (with a slash)"
+    )
+    start_from: str | None = Field(
+        default=None, description="earlier stage whose weights to start from; none: where the run stands"
+    )
+    is_side_branch: bool = Field(
+        default=False, description="keep the weights as a checkpoint; the run goes on from before it"
+    )
+    steps: int | None = Field(default=None, ge=1, description="updates")
+    steps_like: str | None = Field(default=None, description="earlier rl stage whose number of updates to take")
+    batch_size: int = Field(default=32, ge=1, description="samples an update")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="samples a forward pass; none: the whole batch"
+    )
+    validation_share: float = Field(default=0.1, ge=0, lt=1, description="share of the episodes that is held out")
+    validation_every: int = Field(default=100, ge=1, description="updates")
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if (self.steps is None) == (self.steps_like is None):
+            raise ValueError("give exactly one of 'steps' and 'steps_like'")
+        return self
+
+
+class PPOConfig(Config):
+    """PPO in the style of RL4VLM."""
+
+    name: Literal["ppo"] = "ppo"
+    ratio: Literal["step", "token"] = Field(default="step", description="whether a whole step or each token has a ratio")
+    thought_weight: float = Field(default=0.5, ge=0, description="lambda: weight of thought tokens; action tokens weigh 1")
+    gamma: float = Field(default=0.9, ge=0, le=1, description="discount a step")
+    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="of generalised advantage estimation over steps")
+    clip: float = Field(default=0.2, gt=0, description="largest change of the ratio that is rewarded")
+    value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
+    value_clip: float | None = Field(default=0.2, gt=0, description="largest change of a value that is rewarded; none: no limit")
+    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus, nats a token")
+    normalise_advantages: bool = Field(default=True, description="to mean 0 and standard deviation 1 over an iteration")
+
+
+class RLStage(Config):
+    """Reinforcement learning. An iteration is `rollout_steps` a copy of the environment, or `rollout_episodes` in all."""
+
+    kind: Literal["rl"] = "rl"
+    name: Name = Field(default="rl", description="how other stages refer to this one")
+    algorithm: PPOConfig = Field(default_factory=PPOConfig, description="which algorithm, and its options")
+    iterations: int = Field(ge=1, description="collect-and-learn cycles")
+    num_envs: int = Field(default=32, ge=1, description="copies of the environment that are stepped together")
+    rollout_steps: int | None = Field(default=None, ge=1, description="steps a copy; 8 where neither length is given")
+    rollout_episodes: int | None = Field(default=None, ge=1, description="whole episodes an iteration")
+    epochs: int = Field(default=2, ge=1, description="passes over an iteration's samples")
+    minibatch_size: int = Field(default=64, ge=1, description="samples an update")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="samples a forward pass; none: the whole minibatch"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of sampling, on both sides of the ratio")
+    evaluate_every: int = Field(default=0, ge=0, description="iterations between evaluations; 0: none")
+    evaluate_episodes: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=5, ge=0, description="iterations between checkpoints; 0: at the end only")
+    max_nonfinite_updates: int = Field(default=5, ge=1, description="this many skipped updates in a row stop the run")
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("rollout_steps") is None and data.get("rollout_episodes") is None:
+            return {**data, "rollout_steps": 8}
+        return data
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if self.rollout_steps is not None and self.rollout_episodes is not None:
+            raise ValueError("give exactly one of 'rollout_steps' and 'rollout_episodes'")
+        return self
+
+
+class EvalStage(Config):
+    """Evaluates a ladder of policies on the same seeds."""
+
+    kind: Literal["eval"] = "eval"
+    name: Name = Field(default="eval", description="how other stages refer to this one")
+    episodes: int = Field(default=500, ge=1, description="a row")
+    seed: int = Field(default=0, ge=0, description="of the evaluation episodes; never shared with training")
+    rows: tuple[Row, ...] | None = Field(default=None, min_length=1, description="none: every row that the run has")
+    decodings: tuple[Decoding, ...] = Field(default=("greedy", "sample"), min_length=1)
+    task: int = Field(default=0, ge=0, description="index in `tasks`")
+
+
+Stage = Annotated[CollectStage | SFTStage | RLStage | EvalStage, Field(discriminator="kind")]
+_STAGES: dict[str, type[Config]] = {"collect": CollectStage, "sft": SFTStage, "rl": RLStage, "eval": EvalStage}
+
+# ----------------------------------------------------------------------------------------------- the run
+
+
+class RunConfig(Config):
+    """Everything that decides a run. Raises `ConfigError` with one `path: message` for each problem."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="of the run's folder")
+    seed: int = Field(default=0, ge=0, description="decides all randomness of the run")
+    output: str = Field(default="runs", min_length=1, description="folder that holds the run's folder")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="where metrics also go")
+    threads: int | None = Field(default=None, ge=1, description="torch threads; none: torch's choice")
+    max_env_failures_in_a_row: int = Field(default=5, ge=1, description="failed environments that stop the run")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1, description="in order")
+
+    _ladder: ClassVar[tuple[Row, ...]] = get_args(Row)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, data: Any, validate: Any) -> Self:
+        try:
+            config = validate(data)
+        except ValidationError as error:
+            raise ConfigError(_listed([_describe(e) for e in error.errors() if not _is_echo(e)])) from None
+        if problems := list(_cross_stage_problems(config)):
+            raise ConfigError(_listed(problems))
+        return config
+
+    def stage(self, name: str) -> CollectStage | SFTStage | RLStage | EvalStage:
+        """The stage of that name. Raises `ConfigError` where there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ConfigError(f"no stage '{name}'{_hint(name, [s.name for s in self.stages])}")
+
+    def ladder_rows(self, stage: EvalStage) -> tuple[Row, ...]:
+        """The rows of an evaluation, in the ladder's order: those asked for, or all that the stages before it can fill.
+
+        Whether the environment has an expert is not known here: an unnamed `expert` row may have to be left out.
+        """
+        if stage.rows is not None:
+            return tuple(row for row in self._ladder if row in stage.rows)
+        missing = _missing_rows(self.stages[: self.stages.index(stage)])
+        return tuple(row for row in self._ladder if row not in missing)
+
+
+def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
+    seen: dict[str, Any] = {}
+    for i, stage in enumerate(config.stages):
+        path = f"stages.{i}"
+        if stage.name in seen:
+            yield f"{path}.name: two stages are named '{stage.name}'; give each its own name"
+        if isinstance(stage, CollectStage | EvalStage) and stage.task >= len(config.tasks):
+            yield f"{path}.task: there is no task {stage.task}; there are {len(config.tasks)}, counted from 0"
+        if isinstance(stage, SFTStage):
+            yield from _reference_problems(path, stage, seen)
+        if isinstance(stage, EvalStage) and stage.rows is not None:
+            for row in sorted(_missing_rows(config.stages[:i]) & set(stage.rows)):
+                yield f"{path}.rows: no earlier stage makes '{row}': {_ROW_SOURCES[row]}"
+        seen[stage.name] = stage
+
+
+def _reference_problems(path: str, stage: SFTStage, seen: dict[str, Any]) -> Iterable[str]:
+    if not is_folder(stage.data) and not isinstance(seen.get(stage.data), CollectStage):
+        folder = "a dataset folder is written with a slash, as in './data'"
+        yield f"{path}.data: {folder}, and there is {_no_stage('collect', stage.data, seen, CollectStage)}"
+    if stage.start_from is not None and not isinstance(seen.get(stage.start_from), SFTStage | RLStage):
+        yield f"{path}.start_from: {_no_stage('sft or rl', stage.start_from, seen, SFTStage | RLStage)}"
+    if stage.steps_like is not None and not isinstance(seen.get(stage.steps_like), RLStage):
+        yield f"{path}.steps_like: {_no_stage('rl', stage.steps_like, seen, RLStage)}"
+
+
+def is_folder(data: str) -> bool:
+    """Whether an SFT stage's `data` is a dataset folder, and not the name of a stage: it has a slash."""
+    return "/" in data or "\\" in data
+
+
+def _no_stage(kinds: str, name: str, seen: dict[str, Any], wanted: Any) -> str:
+    return f"no earlier {kinds} stage '{name}'{_hint(name, [n for n, s in seen.items() if isinstance(s, wanted)])}"
+
+
+_ROW_SOURCES = {
+    "sft": "it needs an sft stage before it that is no side branch",
+    "sft_continued": "it needs an sft stage before it with is_side_branch = true",
+    "rl": "it needs an rl stage before it",
+}
+
+
+def _missing_rows(earlier: Sequence[Any]) -> set[Row]:
+    sft = [stage for stage in earlier if isinstance(stage, SFTStage)]
+    has: dict[Row, bool] = {
+        "sft": any(not stage.is_side_branch for stage in sft),
+        "sft_continued": any(stage.is_side_branch for stage in sft),
+        "rl": any(isinstance(stage, RLStage) for stage in earlier),
+    }
+    return {row for row, is_there in has.items() if not is_there}
+
+
+# ----------------------------------------------------------------------------------------------- problems in words
+
+
+def _listed(problems: Sequence[str]) -> str:
+    return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """pydantic also calls a list too short when its elements are wrong: those are reported themselves."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _describe(detail: ErrorDetails) -> str:
+    """One pydantic error as `path: message`."""
+    location = detail["loc"]
+    path = ".".join(str(part) for part in _without_tag(location)) or "the recipe"
+    return f"{path}: {_message(detail, location)}"
+
+
+def _message(detail: ErrorDetails, location: tuple[int | str, ...]) -> str:
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key{_key_hint(str(location[-1]), _part_at(location[:-1]))}"
+        case "missing":
+            return "is required"
+        case "union_tag_not_found":
+            return f"needs a kind, one of {', '.join(_STAGES)}"
+        case "union_tag_invalid":
+            tag = detail.get("ctx", {}).get("tag", "")
+            return f"unknown kind '{tag}'{_hint(tag, _STAGES)}"
+        case "string_pattern_mismatch":
+            return f"should begin with a letter and hold letters, digits, '.', '_' and '-' only, not {_shortened(detail['input'])}"
+        case "value_error":
+            return str(detail.get("ctx", {}).get("error", detail["msg"]))
+        case "too_short" | "string_too_short":
+            return "should not be empty"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"should be a table, not {_shortened(detail['input'])}"
+        case "tuple_type":
+            return f"should be a list, not {_shortened(detail['input'])}"
+        case _:
+            wanted = re.sub(r", (unable|got) .*", "", detail["msg"]).replace("Input should", "should")
+            return f"{wanted}, not {_shortened(detail['input'])}"
+
+
+def _shortened(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _without_tag(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """pydantic writes `stages.1.rl.lr`, with the kind as a part of the path: users write `stages.1.lr`."""
+    is_stage = len(location) > 2 and location[0] == "stages" and location[2] in _STAGES
+    return location[:2] + location[3:] if is_stage else location
+
+
+def _part_at(location: tuple[int | str, ...]) -> type[Config]:
+    part: type[Config] = RunConfig
+    for key in location:
+        if key in _STAGES:
+            part = _STAGES[str(key)]
+        elif key in part.model_fields:
+            part = _part_in(part.model_fields[str(key)].annotation) or part
+    return part
+
+
+def _part_in(annotation: Any) -> type[Config] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _part_in(arg))), None)
+
+
+def _key_hint(key: str, part: type[Config]) -> str:
+    for name, field in part.model_fields.items():
+        inner = _part_in(field.annotation)
+        if inner is not None and key in inner.model_fields and name not in ("tasks", "stages"):
+            return f"; did you mean '{name}.{key}'?"
+    return _hint(key, part.model_fields)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them where none is near."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    if nearest:
+        return f"; did you mean '{nearest[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+# ----------------------------------------------------------------------------------------------- recipes
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes inside the package, sorted."""
+    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a shipped recipe by name, or a file, and apply `path=value` overrides.
+
+    A path's list elements go by index or by stage name (`tasks.0.env_args.jitter=6`, `stages.rl.iterations=3`). A value
+    is TOML, else a string; an empty one removes the key, so that its default holds. Raises `ConfigError`.
+    """
+    path = _find(source, Path())
+    table = _read(path, ())
+    table.setdefault("name", path.stem)
+    for override in overrides:
+        _override(table, override)
+    try:
+        return RunConfig.model_validate(table)
+    except ConfigError as error:
+        raise ConfigError(f"recipe '{source}': {error}") from None
+
+
+def to_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML that loads back equal."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def _find(source: str | Path, folder: Path) -> Path:
+    if isinstance(source, str) and source in shipped_recipes():
+        return _RECIPES / f"{source}.toml"
+    path = (folder / Path(source).expanduser()).resolve()
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    nearest = difflib.get_close_matches(Path(source).stem, shipped, n=1)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    raise ConfigError(f"no recipe '{source}': {hint}Give a TOML file or a shipped recipe: {', '.join(shipped)}")
+
+
+def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+    """The table of a recipe with those that it extends merged in. `readers` are the files that led here."""
+    if path in readers:
+        circle = " -> ".join(p.stem for p in (*readers[readers.index(path) :], path))
+        raise ConfigError(f"recipes extend each other in a circle: {circle}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends should be the name of a recipe or a file, not {parent!r}")
+    inherited = _read(_find(parent, path.parent), (*readers, path))
+    inherited.pop("name", None)
+    return _merged(inherited, table)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both_tables else value
+    return merged
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override '{override}': write it as key=value, as in 'stages.rl.iterations=3'")
+    here: Any = table
+    for depth, key in enumerate(keys[:-1]):
+        here = _enter(here, key, ".".join(keys[:depth]))
+    if isinstance(here, list):
+        parent = ".".join(keys[:-1])
+        raise ConfigError(f"override '{override}': '{parent}' is a list; set one key, as in '{parent}.0.KEY=VALUE'")
+    if not isinstance(here, dict):
+        raise ConfigError(f"override '{override}': '{'.'.join(keys[:-1])}' is a value and has no keys")
+    if text.strip():
+        here[keys[-1]] = _parsed(text.strip())
+    elif keys[-1] in here:
+        del here[keys[-1]]
+    else:
+        raise ConfigError(f"override '{override}': '{path}' is not set, so it cannot be removed{_hint(keys[-1], here)}")
+
+
+def _enter(here: Any, key: str, path: str) -> Any:
+    if isinstance(here, dict):
+        return here.setdefault(key, {})
+    if isinstance(here, list):
+        return here[_index(here, key, path)]
+    raise ConfigError(f"override of '{path}.{key}': '{path}' is a value and has no keys")
+
+
+def _index(elements: list[Any], key: str, path: str) -> int:
+    if key.isdecimal():
+        if int(key) < len(elements):
+            return int(key)
+        raise ConfigError(f"override of '{path}.{key}': '{path}' has {len(elements)} elements, counted from 0")
+    kinds = [e.get("kind", "") if isinstance(e, dict) else "" for e in elements]
+    names = [e.get("name", kind) if isinstance(e, dict) else "" for e, kind in zip(elements, kinds, strict=True)]
+    for known in (names, kinds):
+        if known.count(key) == 1:
+            return known.index(key)
+    hint = _hint(key, filter(None, names)) or f"; use an index, as in '{path}.0'"
+    raise ConfigError(f"override of '{path}.{key}': '{path}' has no single element '{key}'{hint}")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text

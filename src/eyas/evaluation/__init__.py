@@ -1,0 +1,1 @@
+"""Evaluation with intervals, and the report of a run."""

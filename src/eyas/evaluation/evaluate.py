@@ -1,0 +1,87 @@
+"""Plays a policy on evaluation seeds and counts, with intervals. Nothing here has seen a training seed."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from eyas.evaluation import measures
+from eyas.evaluation.records import EvalRow
+from eyas.evaluation.statistics import bootstrap_interval, wilson_interval
+from eyas.rollouts.actors import Actor, ConstantActor
+from eyas.rollouts.collector import Collector
+from eyas.rollouts.task import Task
+from eyas.seeding import Split
+from eyas.types import ImageStore, Trajectory
+
+VALIDATION_EPISODES = 200  # to choose the best constant action on
+
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes that were played, and how many were lost to a failing environment even when tried again."""
+
+    trajectories: list[Trajectory]
+    num_lost: int
+
+
+def play(
+    task: Task,
+    actor: Actor,
+    images: ImageStore,
+    seed: int,
+    episodes: int,
+    split: Split = Split.EVAL,
+    num_envs: int = 64,
+    on_episode: Callable[[int], None] | None = None,
+) -> Played:
+    """Plays `episodes` episodes to their ends. One that is lost to its environment is tried once more."""
+    collector = Collector([task], images, seed, split, min(num_envs, episodes))
+    try:
+        played = collector.episodes(actor, range(episodes), on_episode)
+        if collector.lost_episodes:
+            played += collector.episodes(actor, collector.lost_episodes)
+            played.sort(key=lambda t: t.episode)
+    finally:
+        collector.close()
+    return Played(played, episodes - len(played))
+
+
+def evaluation_row(
+    policy: str, decoding: str, played: Played, fact_keys: Sequence[str], training_starts: Collection[str] | None = None
+) -> EvalRow:
+    """Counts. A lost episode is a failure. `training_starts` are the start keys that training saw, where known."""
+    episodes, lost = played.trajectories, played.num_lost
+    graded = [t for t in episodes if t.success is not None]
+    has_success = bool(graded)
+    n = len(graded) + lost
+    wins, strict = sum(bool(t.success) for t in graded), sum(t.is_strict_success for t in graded)
+    returns = [t.total_return for t in episodes]
+    steps = measures.written_steps(episodes)
+    starts = measures.start_keys(episodes)
+    reasons = measures.stop_reasons(episodes)
+    return EvalRow(
+        policy=policy,
+        decoding=decoding,
+        episodes=len(episodes) + lost,
+        distinct_starts=len(starts),
+        distinct_starts_seen_in_training=None if training_starts is None else len(starts & set(training_starts)),
+        success_rate=wins / n if has_success else None,
+        success_interval=wilson_interval(wins, n) if has_success else None,
+        strict_success_rate=strict / n if has_success else None,
+        strict_success_interval=wilson_interval(strict, n) if has_success else None,
+        return_mean=measures.mean_or_none(returns),
+        return_interval=bootstrap_interval(returns, seed=0),
+        parse_rate=measures.parse_rate(steps),
+        recognition_accuracy=measures.recognition_accuracy(steps, fact_keys),
+        mean_length_steps=measures.mean_or_none(t.num_steps for t in episodes),
+        stop_reasons=reasons | ({"lost": lost} if lost else {}),
+    )
+
+
+def best_constant_action(task: Task, images: ImageStore, seed: int, actions: Sequence[int]) -> int:
+    """The action whose constant repetition earns the highest mean return, chosen on validation seeds."""
+
+    def mean_return(action: int) -> float:
+        played = play(task, ConstantActor(action), images, seed, VALIDATION_EPISODES, Split.VALIDATION)
+        return measures.mean_or_none(t.total_return for t in played.trajectories) or 0.0
+
+    return max(actions, key=mean_return)

@@ -1,0 +1,112 @@
+"""What trajectories say in numbers. Log, report and viewer call these functions, and no others."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from itertools import islice
+
+import numpy as np
+
+from eyas.rewards.recognition import recognised_share
+from eyas.types import ExecutedBy, ImagePart, ParsedAction, ParseFailure, Step, Trajectory
+
+
+def mean_or_none(values: Iterable[float | bool]) -> float | None:
+    """The mean; None, that is unknown, of nothing."""
+    values = list(values)
+    return float(np.mean(values)) if values else None
+
+
+def success_rate(episodes: Sequence[Trajectory]) -> float | None:
+    """Share of the episodes with success; None where the task defines none."""
+    return mean_or_none(t.success for t in episodes if t.success is not None)
+
+
+def strict_success_rate(episodes: Sequence[Trajectory]) -> float | None:
+    """Share of the episodes with success and without a single fallback action."""
+    return mean_or_none(t.is_strict_success for t in episodes if t.success is not None)
+
+
+def written_steps(trajectories: Sequence[Trajectory]) -> list[Step]:
+    """Steps with a text that was parsed: those of random and constant players have none."""
+    return [s for t in trajectories for s in t.steps if s.completion.text or isinstance(s.parse, ParseFailure)]
+
+
+def parse_rate(steps: Sequence[Step]) -> float | None:
+    return mean_or_none(isinstance(s.parse, ParsedAction) for s in steps)
+
+
+def recognition_accuracy(steps: Sequence[Step], fact_keys: Sequence[str]) -> float | None:
+    """Mean share of graded facts that were written down right; a parse failure counts as none right."""
+    return mean_or_none(r for s in steps if (r := recognised_share(s.parse, s.facts, fact_keys)) is not None)
+
+
+def thought_unique_share(steps: Sequence[Step]) -> float | None:
+    """Number of different thoughts over number of thoughts: falls towards 0 as thoughts collapse."""
+    thoughts = [s.parse.thought for s in steps if isinstance(s.parse, ParsedAction) and s.parse.thought]
+    return len(set(thoughts)) / len(thoughts) if thoughts else None
+
+
+def sampled_entropy(steps: Sequence[Step]) -> float | None:
+    """Entropy a token in nats, estimated as the mean negative log-prob of the sampled tokens."""
+    arrays = [s.completion.sampling_logprobs for s in steps if s.completion.sampling_logprobs is not None]
+    return float(-np.concatenate(arrays).mean()) if arrays else None
+
+
+def fallback_share(steps: Sequence[Step]) -> float | None:
+    return mean_or_none(s.executed_by is ExecutedBy.FALLBACK for s in steps)
+
+
+def stop_reasons(episodes: Sequence[Trajectory]) -> dict[str, int]:
+    return dict(Counter(str(t.stop_reason) for t in episodes))
+
+
+def parse_failures(steps: Sequence[Step]) -> dict[str, int]:
+    return dict(Counter(str(s.parse.reason) for s in steps if isinstance(s.parse, ParseFailure)))
+
+
+def start_key(trajectory: Trajectory) -> str | None:
+    """Equal where, and only where, two episodes began with the same prompt; None where the start was not seen."""
+    if trajectory.first_step or not trajectory.steps:
+        return None
+    digest = blake2b(digest_size=8)
+    for part in (p for m in trajectory.steps[0].messages for p in m.parts):
+        digest.update((part.image_hash if isinstance(part, ImagePart) else part.text).encode() + b"\x1f")
+    return digest.hexdigest()
+
+
+def start_keys(trajectories: Iterable[Trajectory]) -> set[str]:
+    return {k for t in trajectories if (k := start_key(t)) is not None}
+
+
+def rollout_metrics(trajectories: Sequence[Trajectory], fact_keys: Sequence[str]) -> dict[str, float | None]:
+    """What an iteration's rollout is logged as. Episode measures are over the episodes that ended in it."""
+    ended = [t for t in trajectories if t.has_ended]
+    steps = written_steps(trajectories)
+    counts = {f"rollout/stop_{k}_count": float(v) for k, v in stop_reasons(trajectories).items()}
+    counts |= {f"rollout/parse_failure_{k}_count": float(v) for k, v in parse_failures(steps).items()}
+    return {
+        "rollout/episodes_count": float(len(ended)),
+        "rollout/success_rate": success_rate(ended),
+        "rollout/strict_success_rate": strict_success_rate(ended),
+        "rollout/return_mean": mean_or_none(t.total_return for t in ended),
+        "rollout/reward_mean": mean_or_none(s.reward.total for t in trajectories for s in t.steps),
+        "rollout/episode_length_steps": mean_or_none(t.num_steps for t in ended),
+        "rollout/parse_rate": parse_rate(steps),
+        "rollout/recognition_accuracy": recognition_accuracy(steps, fact_keys),
+        "rollout/thought_unique_share": thought_unique_share(steps),
+        "rollout/entropy_nats": sampled_entropy(steps),
+        "rollout/completion_length_tokens": mean_or_none(
+            len(s.completion.token_ids) for s in steps if s.completion.token_ids is not None
+        ),
+        **counts,
+    }
+
+
+def a_few(trajectories: Sequence[Trajectory], n: int) -> list[Trajectory]:
+    """Up to n episodes that ended, failures and successes in turn, so that both are seen."""
+    good = [t for t in trajectories if t.has_ended and t.success]
+    bad = [t for t in trajectories if t.has_ended and not t.success]
+    mixed = [t for pair in zip(good, bad, strict=False) for t in pair]
+    shorter = min(len(good), len(bad))
+    return list(islice([*mixed, *good[shorter:], *bad[shorter:]], n))

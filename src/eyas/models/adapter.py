@@ -1,0 +1,207 @@
+"""Drives a Hugging Face VLM through its own processor and chat template: messages in, hidden states and logits out."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyas.errors import ModelError
+from eyas.types import ImagePart, ImageStore, Message
+
+IMAGE_CACHE_BYTES = 256 * 2**20
+PROMPT_CACHE_ENTRIES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model reads it."""
+
+    ids: np.ndarray  # int64 (T,), image placeholders included
+    image_hashes: tuple[str, ...]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal where, and only where, the model sees the same."""
+        return self.ids.tobytes(), self.image_hashes
+
+
+class VisionLanguageModel(nn.Module):
+    """A model, its processor and what is particular to them: which ids end a turn and which are never sampled.
+
+    Any model of `AutoModelForImageTextToText` whose base model returns `last_hidden_state`, and text-only causal
+    models with a chat template. Everything runs in eval mode, so that sampler and learner see the same function:
+    dropout is off in training too.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any):
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.end_ids = frozenset(_end_ids(model, self.tokenizer))
+        if not self.end_ids:
+            raise ModelError("the model names no end-of-turn token: set eos_token in its tokenizer")
+        forbidden = torch.tensor(sorted(_never_sampled(model, self.tokenizer) - self.end_ids), dtype=torch.long)
+        self.register_buffer("forbidden_ids", forbidden, persistent=False)
+        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.end_ids)
+        self._prompts: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._images: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._image_bytes = 0
+        self.eval()
+
+    def train(self, mode: bool = True) -> "VisionLanguageModel":
+        """Stays in eval mode: dropout would make the learner another function than the sampler."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        config = self.model.config
+        return getattr(config, "text_config", config).hidden_size
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and completion may have together."""
+        config = self.model.config
+        return int(getattr(config, "text_config", config).max_position_embeddings)
+
+    # ------------------------------------------------------------------------------------- messages to ids
+
+    def encode(self, messages: Sequence[Message], images: ImageStore) -> EncodedPrompt:
+        """Renders the chat template, tokenises, expands image placeholders. Equal layouts are tokenised once."""
+        hashes = tuple(p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart))
+        for image_hash in hashes:
+            self._processed(image_hash, images)
+        layout = tuple(
+            (m.role, tuple(images.get(p.image_hash).shape if isinstance(p, ImagePart) else p.text for p in m.parts))
+            for m in messages
+        )
+        if layout not in self._prompts:
+            self._prompts[layout] = self._tokenise(messages, [images.get(h) for h in hashes])
+            if len(self._prompts) > PROMPT_CACHE_ENTRIES:
+                self._prompts.popitem(last=False)
+        return EncodedPrompt(self._prompts[layout], hashes)
+
+    def _tokenise(self, messages: Sequence[Message], images: list[np.ndarray]) -> np.ndarray:
+        chat = [
+            {
+                "role": m.role,
+                "content": [
+                    {"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text}
+                    for p in m.parts
+                ],
+            }
+            for m in messages
+        ]
+        if not hasattr(self.processor, "image_processor"):  # templates of text-only models want plain strings
+            chat = [{**m, "content": "".join(p["text"] for p in m["content"])} for m in chat]
+        text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        # the template writes any BOS token itself, the tokenizer must not add a second one
+        options = {"add_special_tokens": False}
+        if images:
+            encoded = self.processor(text=[text], images=[images], **options)
+        else:
+            encoded = self.tokenizer([text], **options)
+        return np.asarray(encoded["input_ids"][0], dtype=np.int64)
+
+    def encode_text(self, text: str) -> np.ndarray:
+        """Tokenises a target of supervision, the end-of-turn token included: int64 (T,)."""
+        end = min(self.end_ids) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+        return np.asarray([*self.tokenizer(text, add_special_tokens=False)["input_ids"], end], dtype=np.int64)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self.tokenizer.decode(
+            np.asarray(ids).tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    # ------------------------------------------------------------------------------------- images
+
+    def _processed(self, image_hash: str, images: ImageStore) -> dict[str, Tensor]:
+        if image_hash in self._images:
+            self._images.move_to_end(image_hash)
+            return self._images[image_hash]
+        processor = getattr(self.processor, "image_processor", None)
+        if processor is None:
+            raise ModelError("this model takes no images: use the environment's text mode")
+        processed = processor([images.get(image_hash)], return_tensors="pt")
+        kept = {k: v for k, v in processed.items() if isinstance(v, Tensor) and k not in ("rows", "cols")}
+        self._images[image_hash] = kept
+        self._image_bytes += _nbytes(kept)
+        while self._image_bytes > IMAGE_CACHE_BYTES and len(self._images) > 1:
+            self._image_bytes -= _nbytes(self._images.popitem(last=False)[1])
+        return kept
+
+    def vision_inputs(self, samples: Sequence[Sequence[str]], images: ImageStore) -> dict[str, Tensor]:
+        """What the model's forward wants for the images of each sample, in order."""
+        processed = [[self._processed(h, images) for h in hashes] for hashes in samples]
+        flat = [p for sample in processed for p in sample]
+        if not flat:
+            return {}
+        if flat[0]["pixel_values"].ndim == 5:  # Idefics3: (samples, tiles, C, H, W), short samples padded with zeros
+            return {k: self._stack_tiles(processed, k).to(self.device) for k in flat[0]}
+        return {k: torch.cat([p[k] for p in flat]).to(self.device) for k in flat[0]}
+
+    @staticmethod
+    def _stack_tiles(processed: list[list[dict[str, Tensor]]], key: str) -> Tensor:
+        shape = next(p[key] for sample in processed for p in sample).shape
+        rows = [torch.cat([p[key][0] for p in s]) if s else torch.zeros(0, *shape[2:]) for s in processed]
+        return nn.utils.rnn.pad_sequence([r.to(rows[0].dtype) for r in rows], batch_first=True)
+
+    # ------------------------------------------------------------------------------------- forward
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        vision: dict[str, Tensor] | None = None,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """Last hidden states (B, T, D) and the key-value cache. Positions are always explicit."""
+        base = getattr(self.model, self.model.base_model_prefix)
+        output = base(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=use_cache,
+            return_dict=True,
+            **(vision or {}),
+        )
+        return output.last_hidden_state, output.past_key_values
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+    def save(self, folder: Path) -> None:
+        """Hugging Face format: `from_pretrained` of model and processor load it."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def _nbytes(tensors: dict[str, Tensor]) -> int:
+    return sum(t.nbytes for t in tensors.values())
+
+
+def _end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+    generation = getattr(model, "generation_config", None)
+    ends = getattr(generation, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return {int(i) for i in [*ends, tokenizer.eos_token_id] if i is not None}
+
+
+def _never_sampled(model: nn.Module, tokenizer: Any) -> set[int]:
+    """Special tokens and image placeholders: a sampled placeholder has no image behind it."""
+    config = model.config.to_dict()
+    vision = {v for k, v in config.items() if k.endswith("_token_id") and ("image" in k or "video" in k or "vision" in k)}
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {int(i) for i in vision | special | set(tokenizer.all_special_ids) if isinstance(i, int)}

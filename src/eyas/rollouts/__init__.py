@@ -1,0 +1,1 @@
+"""Collecting, recording and reading trajectories."""

@@ -1,0 +1,297 @@
+"""Reads what `recorder.py` wrote: trajectories as they were, pictures by hash, and what a dataset says of itself."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eyas.errors import DatasetError
+from eyas.rollouts.images import hash_image, png_to_image
+from eyas.rollouts.recorder import (
+    EPISODE_FIELDS,
+    IMAGES_PER_ROW_GROUP,
+    SCHEMA_VERSION,
+    TRAJECTORY_SCHEMA,
+    Row,
+    read_shard_hashes,
+    write_atomically,
+)
+from eyas.types import (
+    Completion,
+    ExecutedBy,
+    FailureReason,
+    FinishReason,
+    ImagePart,
+    Message,
+    ParsedAction,
+    ParseFailure,
+    ParseResult,
+    RewardBreakdown,
+    Step,
+    StopReason,
+    TextPart,
+    Trajectory,
+)
+
+_COLLECT = "eyas collect ENV --policy expert --output {folder}"
+_ARRAY_COLUMNS = {"token_ids": np.int32, "sampling_logprobs": np.float32}
+
+
+# ----------------------------------------------------------------------------------------------- trajectories
+
+
+def load_trajectories(folder: str | Path, name: str | None = None) -> list[Trajectory]:
+    """The trajectories of one recorded file, or of all of them in the order of their names.
+
+    Raises `DatasetError` where the folder is missing or empty, or a file in it cannot be read.
+    """
+    return [t for path in _trajectory_files(Path(folder), name) for t in _load_file(path)]
+
+
+def _trajectory_files(folder: Path, name: str | None) -> list[Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+    files = sorted((folder / "trajectories").glob("*.parquet"))
+    if not files:
+        raise DatasetError(f"{folder} holds no trajectories: type `{_COLLECT.format(folder=folder)}`")
+    if name is None:
+        return files
+    if named := [f for f in files if f.stem == name]:
+        return named
+    raise DatasetError(f"{folder} holds no trajectories named {name!r}, only {', '.join(f.stem for f in files)}")
+
+
+def _load_file(path: Path) -> list[Trajectory]:
+    try:
+        with pq.ParquetFile(path) as file:
+            version = (file.schema_arrow.metadata or {}).get(b"eyas_schema", b"none").decode()
+            if version != SCHEMA_VERSION:
+                raise DatasetError(
+                    f"{path} has schema version {version}, this Eyas reads version {SCHEMA_VERSION}: collect it again"
+                )
+            rows = _table_to_rows(file.read(columns=TRAJECTORY_SCHEMA.names))
+        return [_decode_trajectory(list(group)) for _, group in groupby(rows, key=lambda row: row["trajectory"])]
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise DatasetError(
+            f"{path} is cut short or damaged ({type(error).__name__}: {error}): restore it from a copy, or delete it and "
+            "collect again"
+        ) from error
+
+
+def _table_to_rows(table: pa.Table) -> list[Row]:
+    columns = {}
+    for column in TRAJECTORY_SCHEMA.names:
+        if column in _ARRAY_COLUMNS:
+            columns[column] = _to_arrays(table.column(column), _ARRAY_COLUMNS[column])
+        else:
+            columns[column] = table.column(column).to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _to_arrays(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray | None]:
+    return [
+        np.array(scalar.values.to_numpy(zero_copy_only=False), dtype=dtype) if scalar.is_valid else None
+        for scalar in column
+    ]
+
+
+def decode_action(encoded: Any) -> Any:
+    """The inverse of `encode_action`."""
+    if isinstance(encoded, list):
+        return [decode_action(a) for a in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if "tuple" in encoded:
+        return tuple(decode_action(a) for a in encoded["tuple"])
+    if "dict" in encoded:
+        return {decode_action(k): decode_action(v) for k, v in encoded["dict"]}
+    dtype = np.dtype(encoded["dtype"])
+    if "scalar" in encoded:
+        return np.array(encoded["scalar"], dtype)[0]
+    return np.array(encoded["array"], dtype).reshape(encoded["shape"])
+
+
+def _decode_completion(encoded: Any, earlier: Sequence[Completion]) -> Completion:
+    if isinstance(encoded, int):
+        return earlier[encoded]
+    ids, logprobs = encoded["token_ids"], encoded["sampling_logprobs"]
+    return Completion(
+        text=encoded["text"],
+        token_ids=None if ids is None else np.array(ids, np.int32),
+        sampling_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
+        finish_reason=FinishReason(encoded["finish_reason"]),
+        policy_version=encoded["policy_version"],
+    )
+
+
+def _decode_message(encoded: Mapping[str, Any], earlier: Sequence[Completion]) -> Message:
+    parts = tuple(ImagePart(p["image"]) if "image" in p else TextPart(p["text"]) for p in encoded["parts"])
+    completion = _decode_completion(encoded["completion"], earlier) if "completion" in encoded else None
+    return Message(encoded["role"], parts, completion)
+
+
+def _decode_prompt(
+    previous: tuple[Message, ...], prefix: int, rest: str, earlier: Sequence[Completion]
+) -> tuple[Message, ...]:
+    return previous[:prefix] + tuple(_decode_message(m, earlier) for m in json.loads(rest))
+
+
+def _decode_parse(row: Row) -> ParseResult:
+    if row["parse_kind"] == "failure":
+        return ParseFailure(FailureReason(row["parse_reason"]), row["parse_detail"], row["action_start"])
+    action = decode_action(json.loads(row["parsed_action"]))
+    facts = json.loads(row["facts_written"])
+    return ParsedAction(action, row["action_name"], row["thought"], facts, row["action_start"])
+
+
+def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
+    return Step(
+        messages=messages,
+        completion=Completion(
+            text=row["completion_text"],
+            token_ids=row["token_ids"],
+            sampling_logprobs=row["sampling_logprobs"],
+            finish_reason=FinishReason(row["finish_reason"]),
+            policy_version=row["policy_version"],
+        ),
+        parse=_decode_parse(row),
+        action=decode_action(json.loads(row["action"])),
+        executed_by=ExecutedBy(row["executed_by"]),
+        reward=RewardBreakdown(json.loads(row["reward_terms"]), row["environment_scale"]),
+        facts=json.loads(row["facts_truth"]),
+        legal_actions=None if row["legal_actions"] is None else tuple(row["legal_actions"]),
+        value=row["value"],
+        advantage=row["advantage"],
+    )
+
+
+def _decode_trajectory(rows: Sequence[Row]) -> Trajectory:
+    steps: list[Step] = []
+    messages: tuple[Message, ...] = ()
+    completions: list[Completion] = []
+    for row in rows:
+        if row["step"] is not None:
+            messages = _decode_prompt(messages, row["prompt_prefix"], row["prompt"], completions)
+            steps.append(_decode_step(row, messages))
+            completions.append(steps[-1].completion)
+    last = rows[-1]
+    final = None
+    if last["final_prompt"] is not None:
+        final = _decode_prompt(messages, last["final_prompt_prefix"], last["final_prompt"], completions)
+    return Trajectory(
+        **{name: last[name] for name in EPISODE_FIELDS},
+        steps=steps,
+        stop_reason=StopReason(last["stop_reason"]),
+        final_messages=final,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- pictures
+
+
+class DatasetImageStore:
+    """The recorded pictures of a folder, read lazily. Decoded ones are kept up to `max_cached_bytes`.
+
+    `put` keeps a new picture in memory only. Shards written after opening are found on the first miss.
+    """
+
+    def __init__(self, folder: str | Path, max_cached_bytes: int = 256 * 2**20) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+        self._max_cached_bytes = max_cached_bytes
+        self._cached_bytes = 0
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._added: dict[str, np.ndarray] = {}
+        self._places: dict[str, tuple[Path, int]] = {}  # hash -> shard, row
+        self._shards: set[Path] = set()
+        self._row_group: tuple[Path, int, list[bytes]] | None = None
+        self._find_shards()
+
+    def put(self, image: np.ndarray) -> str:
+        image_hash = hash_image(image)
+        if image_hash not in self:
+            self._added[image_hash] = image.copy()
+        return image_hash
+
+    def get(self, image_hash: str) -> np.ndarray:
+        """The read-only uint8 (H, W, 3) picture. Raises `DatasetError` where it is missing or damaged."""
+        if image_hash in self._added:
+            return self._added[image_hash]
+        if image_hash in self._cache:
+            self._cache.move_to_end(image_hash)
+            return self._cache[image_hash]
+        if image_hash not in self:
+            raise DatasetError(
+                f"image {image_hash} is in no shard of {self.folder / 'images'}: the folder is incomplete, copy it whole or "
+                f"collect again"
+            )
+        image = self._read(image_hash)
+        self._remember(image_hash, image)
+        return image
+
+    def __contains__(self, image_hash: object) -> bool:
+        if image_hash not in self._places and image_hash not in self._added:
+            self._find_shards()
+        return image_hash in self._places or image_hash in self._added
+
+    def _find_shards(self) -> None:
+        for shard in sorted((self.folder / "images").glob("*.parquet")):
+            if shard not in self._shards:
+                for row, image_hash in enumerate(read_shard_hashes(shard)):
+                    self._places.setdefault(image_hash, (shard, row))
+                self._shards.add(shard)
+
+    def _read(self, image_hash: str) -> np.ndarray:
+        shard, row = self._places[image_hash]
+        try:
+            image = png_to_image(self._read_png(shard, row))
+        except (DatasetError, pa.ArrowException, OSError, IndexError) as error:
+            raise DatasetError(
+                f"image {image_hash} in {shard} is damaged: {error}. Restore the file from a copy"
+            ) from error
+        if hash_image(image) != image_hash:
+            raise DatasetError(f"image {image_hash} in {shard} shows another picture: restore the file from a copy")
+        image.flags.writeable = False
+        return image
+
+    def _read_png(self, shard: Path, row: int) -> bytes:
+        group, offset = divmod(row, IMAGES_PER_ROW_GROUP)
+        if self._row_group is None or self._row_group[:2] != (shard, group):
+            with pq.ParquetFile(shard) as file:
+                pngs = file.read_row_group(group, columns=["png"]).column("png").to_pylist()
+            self._row_group = shard, group, pngs
+        return self._row_group[2][offset]
+
+    def _remember(self, image_hash: str, image: np.ndarray) -> None:
+        self._cache[image_hash] = image
+        self._cached_bytes += image.nbytes
+        while self._cached_bytes > self._max_cached_bytes and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= oldest.nbytes
+
+
+# ----------------------------------------------------------------------------------------------- what a dataset is
+
+
+def write_dataset_info(folder: str | Path, info: Mapping[str, Any]) -> None:
+    """Writes `dataset.json`: number of episodes and steps, environment id, policy, and what else the collector knows."""
+    text = json.dumps(dict(info), indent=2) + "\n"
+    write_atomically(Path(folder) / "dataset.json", lambda file: file.write(text.encode()))
+
+
+def dataset_info(folder: str | Path) -> dict[str, Any]:
+    """What `write_dataset_info` wrote. Raises `DatasetError` where it is missing or unreadable."""
+    path = Path(folder) / "dataset.json"
+    if not path.is_file():
+        raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DatasetError(f"{path} is no JSON ({error}): restore it from a copy, or collect again") from error

@@ -1,0 +1,101 @@
+"""The baseline ladder of a run: every row on the same evaluation seeds, then the report."""
+
+import time
+from collections.abc import Iterator
+
+from eyas.config import EvalStage, RLStage, SFTStage
+from eyas.errors import ConfigError
+from eyas.evaluation.evaluate import Played, best_constant_action, evaluation_row, play
+from eyas.evaluation.measures import a_few
+from eyas.evaluation.records import EvalReport, EvalRow
+from eyas.evaluation.report import format_table, write_html_report
+from eyas.rollouts.actors import Actor, ConstantActor, ExpertActor, PolicyActor, RandomActor
+from eyas.rollouts.recorder import write_atomically
+from eyas.training.progress import StageProgress
+from eyas.training.run import UNTRAINED, Run
+from eyas.types import Trajectory
+
+SCRIPTED = ("random", "constant", "expert")
+TEMPERATURE = {"greedy": 0.0, "sample": 1.0}
+SHOWN_EPISODES = 3  # a policy, in the report
+
+
+def evaluate_ladder(run: Run, stage: EvalStage) -> None:
+    """Plays each row, writes `eval/NAME.json`, `report.json` and `report.html`, and prints the table."""
+    task = run.tasks[stage.task]
+    begun = time.perf_counter()
+    rows: list[EvalRow] = []
+    shown: list[Trajectory] = []
+    plan = list(ladder(run, stage))
+    with StageProgress(run.console, f"{stage.name}: {stage.episodes} episodes a row", len(plan)) as progress:
+        for index, (name, decoding) in enumerate(plan):
+            played = play_row(run, stage, name, decoding)
+            row = evaluation_row(name, decoding, played, task.interface.format.fact_keys, run.training_starts)
+            rows.append(row)
+            episodes = a_few(played.trajectories, SHOWN_EPISODES) if name not in SCRIPTED else []
+            run.recorder.record(
+                f"{stage.name}-{name}-{decoding}_{0:06d}", episodes, stage=stage.name, iteration=0, env_id=task.env_id
+            )
+            if name == last_learned(rows) and decoding == stage.decodings[-1]:
+                shown = episodes
+            progress.update(index + 1, {f"{name} {decoding}": row.strict_success_rate})
+    run.policy.load_weights(run.checkpoint(run.state["stands_at"]))
+    env_args = run.config.tasks[stage.task].env_args
+    report = EvalReport.create(task.env_id, env_args, stage.seed, tuple(rows), time.perf_counter() - begun)
+    text = report.to_json().encode()
+    (run.folder / "eval").mkdir(exist_ok=True)
+    for path in (run.folder / "eval" / f"{stage.name}.json", run.folder / "report.json"):
+        write_atomically(path, lambda file: file.write(text))
+    write_html_report(run.folder, report, run.folder / "report.html", shown, run.images)
+    run.images.clear()
+    run.console.print(format_table(report))
+
+
+def last_learned(rows: list[EvalRow]) -> str:
+    return rows[-1].policy
+
+
+def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
+    """(policy, decoding) of each row. Scripted players have one decoding only."""
+    for row in run.config.ladder_rows(stage):
+        if row == "expert" and run.tasks[stage.task].expert is None:
+            if stage.rows is not None:
+                raise ConfigError(f"{run.tasks[stage.task].env_id} has no expert: leave 'expert' out of the rows")
+            continue
+        if row in SCRIPTED:
+            yield row, "sample" if row == "random" else "greedy"
+        else:
+            yield from ((row, decoding) for decoding in stage.decodings)
+
+
+def play_row(run: Run, stage: EvalStage, name: str, decoding: str) -> Played:
+    task = run.tasks[stage.task]
+    return play(task, actor_of(run, stage, name, decoding), run.images, stage.seed, stage.episodes)
+
+
+def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:
+    task = run.tasks[stage.task]
+    if name == "random":
+        return RandomActor()
+    if name == "constant":
+        count = len(task.interface.description.action_names)
+        actions = range(task.interface.first_action, task.interface.first_action + count)
+        return ConstantActor(best_constant_action(task, run.images, stage.seed, actions))
+    if name == "expert":
+        assert task.expert is not None
+        return ExpertActor(task.expert)
+    run.policy.load_weights(run.checkpoint(checkpoint_name(run, stage, name)))
+    return PolicyActor(run.policy, TEMPERATURE[decoding])
+
+
+def checkpoint_name(run: Run, stage: EvalStage, row: str) -> str:
+    """The last stage before this one that makes the row's weights."""
+    if row == "untrained":
+        return UNTRAINED
+    earlier = run.config.stages[: run.config.stages.index(stage)]
+    kinds = {
+        "rl": lambda s: isinstance(s, RLStage),
+        "sft": lambda s: isinstance(s, SFTStage) and not s.is_side_branch,
+        "sft_continued": lambda s: isinstance(s, SFTStage) and s.is_side_branch,
+    }
+    return [s.name for s in earlier if kinds[row](s)][-1]

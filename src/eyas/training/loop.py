@@ -1,0 +1,255 @@
+"""From a configuration to a trained agent, top to bottom: collect, fine-tune, reinforce, evaluate, checkpoint."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from eyas.algorithms import ALGORITHMS
+from eyas.batch import TrainingSample
+from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
+from eyas.errors import ConfigError
+from eyas.evaluation.evaluate import evaluation_row, play
+from eyas.evaluation.measures import rollout_metrics, start_keys
+from eyas.rollouts.actors import Actor, ExpertActor, PolicyActor, RandomActor
+from eyas.rollouts.collector import Collector
+from eyas.rollouts.datasets import write_dataset_info
+from eyas.rollouts.recorder import TrajectoryRecorder
+from eyas.rollouts.samples import annotate, build_samples
+from eyas.rollouts.task import Task
+from eyas.seeding import Split, generator
+from eyas.training.evaluation import evaluate_ladder
+from eyas.training.learner import Learner
+from eyas.training.optim import Optimizer
+from eyas.training.progress import StageProgress
+from eyas.training.run import Interrupted, Run, clear_folder
+from eyas.training.sft import fine_tune
+from eyas.types import ImagePart, Trajectory
+
+log = logging.getLogger(__name__)
+MISMATCH_LIMIT = 1e-3  # nats a token, before the first update of a run
+
+
+def train(run: Run, resume: bool = False) -> None:
+    """Runs the stages in order. Ctrl-C finishes the iteration, saves, and raises Interrupted."""
+    run.open(resume)
+    undo = run.on_interrupt()
+    try:
+        for stage in run.config.stages[run.state["stage"] :]:
+            if isinstance(stage, CollectStage):
+                collect(run, stage)
+            elif isinstance(stage, SFTStage):
+                fine_tune(run, stage)
+            elif isinstance(stage, RLStage):
+                reinforce(run, stage)
+            elif isinstance(stage, EvalStage):
+                evaluate_ladder(run, stage)
+            run.finish_stage(stage)
+            run.stop_here()
+    finally:
+        undo()
+        run.close()
+
+
+# ----------------------------------------------------------------------------------------------- demonstrations
+
+
+def demonstrator(task: Task, policy: str, random_share: float) -> Actor:
+    """The player of a collect stage. Raises ConfigError where the environment has no expert."""
+    if policy == "random":
+        return RandomActor()
+    if policy != "expert":
+        raise ConfigError(f"unknown demonstrator {policy!r}: use 'expert' or 'random', or `eyas collect` for a checkpoint")
+    if task.expert is None:
+        raise ConfigError(f"{task.env_id} has no expert: set policy = 'random', or give an sft stage a dataset folder")
+    return ExpertActor(task.expert, random_share)
+
+
+def collect(run: Run, stage: CollectStage) -> None:
+    """Writes a dataset to `datasets/NAME`."""
+    task = run.tasks[stage.task]
+    folder = run.folder / "datasets" / stage.name
+    clear_folder(folder)
+    actor = demonstrator(task, stage.policy, stage.random_share)
+    with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
+        played = play(
+            task, actor, run.images, run.config.seed, stage.episodes, Split.DEMONSTRATION, on_episode=progress.update
+        )
+    run.training_starts |= start_keys(played.trajectories)
+    with TrajectoryRecorder(folder, run.images) as recorder:
+        recorder.record("demonstrations", played.trajectories, stage=stage.name, iteration=0, env_id=task.env_id)
+    numbers = rollout_metrics(played.trajectories, task.interface.format.fact_keys)
+    num_steps = sum(len(t.steps) for t in played.trajectories)
+    info = {"env": task.env_id, "policy": stage.policy, "random_share": stage.random_share}
+    info |= {"episodes": len(played.trajectories), "steps": num_steps, "success_rate": numbers["rollout/success_rate"]}
+    write_dataset_info(folder, info)
+    run.log(stage.name, 0, numbers)
+    run.images.clear()
+
+
+# ----------------------------------------------------------------------------------------------- reinforcement
+
+
+def reinforce(run: Run, stage: RLStage) -> None:
+    """Collect with fixed weights, credit, update; evaluate and checkpoint now and then."""
+    algorithm = ALGORITHMS[stage.algorithm.name](stage.algorithm)
+    optimizer = Optimizer(run.policy.model, run.policy.value_head, stage.optim, total_updates(stage))
+    learner = Learner(
+        run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_size, stage.max_nonfinite_updates
+    )
+    collector = Collector(
+        run.tasks,
+        run.images,
+        run.config.seed,
+        Split.TRAIN,
+        stage.num_envs,
+        max_failures_in_a_row=run.config.max_env_failures_in_a_row,
+    )
+    actor = PolicyActor(run.policy, stage.temperature)
+    if parts := run.parts():
+        optimizer.load_state_dict(parts["optimizer"])
+        learner.load_state_dict(parts["learner"])
+        collector.load_state_dict(parts["collector"])
+    begin = run.state["iteration"]
+    with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
+        for iteration in range(begin, stage.iterations):
+            clock = time.perf_counter()
+            trajectories = rollout(collector, actor, stage, iteration)
+            rollout_s = time.perf_counter() - clock
+            numbers = rollout_metrics(trajectories, run.tasks[0].interface.format.fact_keys)
+            clock = time.perf_counter()
+            annotate(run.policy, trajectories)
+            samples = build_samples(trajectories, run.policy.model, run.images)
+            numbers |= algorithm.credit(samples)
+            prepare_s = time.perf_counter() - clock
+            clock = time.perf_counter()
+            numbers |= update(learner, samples, stage, run.config.seed, iteration)
+            update_s = time.perf_counter() - clock
+            clock = time.perf_counter()
+            record(run, stage, iteration, trajectories, samples)
+            if stage.evaluate_every and (iteration + 1) % stage.evaluate_every == 0:
+                numbers |= evaluate(run, stage)
+            numbers |= {"rollout/env_failures_count": float(collector.env_failures)}
+            keep_images_of_running_episodes(run, collector)
+            numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
+            numbers["time/other_s"] = time.perf_counter() - clock
+            run.log(stage.name, iteration, numbers)
+            warn(run, iteration, numbers)
+            progress.update(iteration + 1, headline(numbers))
+            is_due = stage.checkpoint_every and (iteration + 1) % stage.checkpoint_every == 0
+            if (is_due or run.stop_requested) and iteration + 1 < stage.iterations:
+                parts = {
+                    "optimizer": optimizer.state_dict(),
+                    "learner": learner.state_dict(),
+                    "collector": collector.state_dict(),
+                }
+                run.save_iteration(iteration + 1, parts)
+                run.stop_here()
+    run.state.setdefault("updates", {})[stage.name] = optimizer.steps
+    collector.close()
+    run.images.clear()
+
+
+def samples_an_iteration(stage: RLStage) -> int | None:
+    """Known in advance only where an iteration is a fixed number of steps."""
+    return stage.num_envs * stage.rollout_steps if stage.rollout_steps else None
+
+
+def total_updates(stage: RLStage) -> int:
+    """Optimizer steps of the stage, for the schedule; with whole episodes, an episode is taken as four steps."""
+    samples = samples_an_iteration(stage) or 4 * (stage.rollout_episodes or 1)
+    return stage.iterations * stage.epochs * max(1, round(samples / stage.minibatch_size))
+
+
+def rollout(collector: Collector, actor: Actor, stage: RLStage, iteration: int) -> list[Trajectory]:
+    """A fixed number of steps with the cut episodes bootstrapped, or a fixed set of episodes, all awaited."""
+    if stage.rollout_steps:
+        return collector.steps(actor, stage.rollout_steps)
+    assert stage.rollout_episodes
+    first = iteration * stage.rollout_episodes
+    return collector.episodes(actor, range(first, first + stage.rollout_episodes))
+
+
+def update(
+    learner: Learner, samples: Sequence[TrainingSample], stage: RLStage, run_seed: int, iteration: int
+) -> dict[str, float]:
+    """Several passes over the samples in minibatches; returns means over the updates."""
+    metrics: list[dict[str, float]] = []
+    for epoch in range(stage.epochs):
+        order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
+        count = max(1, round(len(samples) / stage.minibatch_size))
+        for part in np.array_split(order, count):
+            metrics.append(learner.update([samples[i] for i in part]))
+    numbers = {k: float(np.mean([m[k] for m in metrics if k in m])) for k in metrics[0]}
+    numbers["train/updates_count"] = float(len(metrics))
+    # the first minibatch meets the weights that sampled it: what differs is not learning, it is a mismatch
+    if "train/kl_k3_sampling_policy" in metrics[0]:
+        numbers["train/mismatch_kl_k3_sampling_policy"] = metrics[0]["train/kl_k3_sampling_policy"]
+    return numbers
+
+
+def record(
+    run: Run, stage: RLStage, iteration: int, trajectories: Sequence[Trajectory], samples: Sequence[TrainingSample]
+) -> None:
+    """Writes the trajectories with their advantages, and remembers where training began episodes."""
+    spans = (step for sample in samples for step in sample.steps)
+    for trajectory in trajectories:
+        for step in trajectory.steps:
+            step.advantage = next(spans).advantage
+    run.training_starts |= start_keys(trajectories)
+    ids = [run.tasks[t.task].env_id for t in trajectories]
+    run.recorder.record(
+        f"{stage.name}_{iteration:06d}", trajectories, stage=stage.name, iteration=iteration, env_id=ids
+    )
+
+
+def keep_images_of_running_episodes(run: Run, collector: Collector) -> None:
+    """Memory does not grow with iterations: pictures stay only where a running episode still shows them."""
+    running = [s for s in collector.slots if s and s.is_active]
+    run.images.discard_except(
+        p.image_hash for s in running for m in s.messages for p in m.parts if isinstance(p, ImagePart)
+    )
+
+
+def evaluate(run: Run, stage: RLStage) -> dict[str, float | None]:
+    """The curve between evaluations, on validation seeds: the final evaluation's seeds stay unseen."""
+    numbers: dict[str, float | None] = {}
+    for name, temperature in (("greedy", 0.0), ("sample", 1.0)):
+        actor = PolicyActor(run.policy, temperature)
+        played = play(run.tasks[0], actor, run.images, run.config.seed, stage.evaluate_episodes, Split.VALIDATION)
+        row = evaluation_row("rl", name, played, run.tasks[0].interface.format.fact_keys)
+        numbers[f"eval/strict_success_rate_{name}"] = row.strict_success_rate
+        numbers[f"eval/return_mean_{name}"] = row.return_mean
+    return numbers
+
+
+def headline(numbers: dict[str, float | None]) -> dict[str, float | None]:
+    """What the progress bar shows."""
+    shown = {
+        "success": "rollout/strict_success_rate",
+        "return": "rollout/return_mean",
+        "parse": "rollout/parse_rate",
+        "entropy": "rollout/entropy_nats",
+        "kl": "train/kl_k3_sampling_policy",
+        "clipped": "train/clip_share",
+        "thoughts": "rollout/thought_unique_share",
+        "rollout_s": "time/rollout_s",
+        "update_s": "time/update_s",
+    }
+    return {name: numbers.get(key) for name, key in shown.items()}
+
+
+def warn(run: Run, iteration: int, numbers: dict[str, float | None]) -> None:
+    mismatch = numbers.get("train/mismatch_kl_k3_sampling_policy")
+    if iteration == 0 and mismatch is not None and mismatch > MISMATCH_LIMIT:
+        log.warning(
+            "sampler and learner disagree by %.2g nats a token before the first update: the ratio is wrong. "
+            "With bfloat16 weights try model.dtype = 'float32'",
+            mismatch,
+        )
+    if numbers.get("train/nonfinite_updates_count"):
+        log.warning("iteration %d: updates that were not finite were refused", iteration)
+
+
+__all__ = ["Interrupted", "train"]

@@ -1,0 +1,74 @@
+"""AdamW with a warm-up and a schedule; the value head has a learning rate of its own."""
+
+from collections.abc import Iterable
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_steps: int, schedule: str, final_share: float) -> float:
+    """The share of the full learning rate at a step (from 0): linear warm-up, then constant, linear or cosine decay."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant" or total_steps <= warmup_steps:
+        return 1.0
+    progress = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+    remaining = 1 - progress if schedule == "linear" else 0.5 * (1 + cos(pi * progress))
+    return final_share + (1 - final_share) * remaining
+
+
+class Optimizer:
+    """AdamW over policy and value head with gradient clipping. Weight decay spares vectors (norms and biases)."""
+
+    def __init__(self, model: nn.Module, value_head: nn.Module, config: Any, total_steps: int):
+        self.config = config
+        self.total_steps = total_steps
+        self.steps = 0
+        head_lr = config.lr if config.lr_value_head is None else config.lr_value_head
+        parts = ((model, config.lr), (value_head, head_lr))
+        groups = [group for module, lr in parts for group in _groups(module.parameters(), lr, config.weight_decay)]
+        self.parameters = [p for g in groups for p in g["params"]]
+        self.adamw = torch.optim.AdamW(groups, betas=tuple(config.betas), fused=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the model, at the next step."""
+        c = self.config
+        return c.lr * learning_rate_factor(self.steps, self.total_steps, c.warmup_steps, c.schedule, c.final_lr_share)
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+
+    def clip(self) -> float:
+        """Scales the gradient to the largest allowed norm; returns the norm before."""
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+
+    def step(self) -> None:
+        factor = self.learning_rate / self.config.lr
+        for group in self.adamw.param_groups:
+            group["lr"] = group["full_lr"] * factor
+        self.adamw.step()
+        self.steps += 1
+
+    def skip(self) -> None:
+        """Lets a refused update count in the schedule, without touching weights or moments."""
+        self.zero_grad()
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adamw": self.adamw.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        self.steps = state["steps"]
+
+
+def _groups(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in parameters if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    return [
+        {"params": matrices, "lr": lr, "full_lr": lr, "weight_decay": weight_decay},
+        {"params": vectors, "lr": lr, "full_lr": lr, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,149 @@
+"""Supervised fine-tuning on recorded episodes: cross-entropy on completion tokens, with held-out episodes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eyas.algorithms import Supervised
+from eyas.batch import Denominators, TrainingSample, collate, micro_batches
+from eyas.config import RLStage, SFTStage, is_folder
+from eyas.errors import DatasetError
+from eyas.evaluation.measures import mean_or_none, start_keys
+from eyas.rewards.recognition import recognised_share
+from eyas.rollouts.datasets import DatasetImageStore, load_trajectories
+from eyas.rollouts.samples import supervised_sample
+from eyas.seeding import generator
+from eyas.training.learner import Learner
+from eyas.training.optim import Optimizer
+from eyas.training.progress import StageProgress
+from eyas.training.run import Run, start_weights
+from eyas.types import Trajectory
+
+BUCKET_BATCHES = 16  # batches whose samples are sorted by length together
+VALIDATION_STEPS = 128  # held-out steps that are completed greedily
+
+
+def fine_tune(run: Run, stage: SFTStage) -> None:
+    """Trains on a dataset; logs the loss, and every now and then what the held-out episodes say."""
+    folder = Path(stage.data) if is_folder(stage.data) else run.folder / "datasets" / stage.data
+    images = DatasetImageStore(folder)
+    run.images.attach(images)
+    try:
+        _fine_tune(run, stage, load_trajectories(folder))
+    finally:
+        run.images.detach(images)
+
+
+def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> None:
+    train_set, held_out = split(trajectories, stage.validation_share, run.config.seed)
+    samples, held_out_samples = supervise(run, train_set), supervise(run, held_out)
+    run.training_starts |= start_keys(train_set)
+    num_updates = updates(run, stage)
+    parts = run.parts()
+    begin = run.state["iteration"]
+    if begin == 0:
+        start_weights(run, stage)
+    optimizer = Optimizer(run.policy.model, run.policy.value_head, stage.optim, num_updates)
+    learner = Learner(run.policy, Supervised(), optimizer, micro_batch_size=stage.micro_batch_size)
+    if parts:
+        optimizer.load_state_dict(parts["optimizer"])
+        learner.load_state_dict(parts["learner"])
+    shown: dict[str, float | None] = {}
+    with StageProgress(run.console, stage.name, num_updates, begin) as progress:
+        for index in range(begin, num_updates):
+            batch = batch_of(samples, index, stage.batch_size, run.config.seed)
+            numbers: dict[str, float | None] = dict(learner.update(batch))
+            is_last = index + 1 == num_updates
+            is_due = (index + 1) % stage.validation_every == 0
+            if held_out and (is_due or is_last):
+                numbers |= validate(run, learner, held_out, held_out_samples)
+            run.log(stage.name, index, numbers)
+            shown |= {"loss": numbers["train/loss"], "held-out": numbers.get("validation/loss", shown.get("held-out"))}
+            shown |= {"exact": numbers.get("validation/exact_match", shown.get("exact"))}
+            progress.update(index + 1, shown)
+            if (is_due or run.stop_requested) and not is_last:
+                run.save_iteration(
+                    index + 1, {"optimizer": optimizer.state_dict(), "learner": learner.state_dict()}
+                )
+                run.stop_here()
+
+
+def updates(run: Run, stage: SFTStage) -> int:
+    """The stage's own number, or that of the rl stage that it is compared with, as it really was."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.steps_like is not None
+    like = run.config.stage(stage.steps_like)
+    assert isinstance(like, RLStage)
+    return run.state["updates"][like.name]
+
+
+def split(
+    trajectories: Sequence[Trajectory], validation_share: float, seed: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Training and held-out episodes. A share above 0 holds out at least one, and never all."""
+    if not trajectories:
+        raise DatasetError("the dataset holds no episode: collect some first")
+    order = generator("held out", seed).permutation(len(trajectories))
+    wanted = max(1, round(validation_share * len(trajectories))) if validation_share else 0
+    count = min(wanted, len(trajectories) - 1)
+    held_out = set(order[:count].tolist())
+    return (
+        [t for i, t in enumerate(trajectories) if i not in held_out],
+        [t for i, t in enumerate(trajectories) if i in held_out],
+    )
+
+
+def supervise(run: Run, trajectories: Sequence[Trajectory]) -> list[TrainingSample]:
+    """Every step with a written text, tokenised once."""
+    return [
+        supervised_sample(s.messages, s.completion.text, s, run.policy.model, run.images)
+        for t in trajectories
+        for s in t.steps
+        if s.completion.text
+    ]
+
+
+def batch_of(samples: Sequence[TrainingSample], index: int, batch_size: int, seed: int) -> list[TrainingSample]:
+    """Batch `index` of an endless seeded order: no sample twice in an epoch, similar lengths together.
+
+    Depends on its arguments alone, so that a resumed run goes on with the same batches.
+    """
+    batches_an_epoch = max(1, len(samples) // batch_size)
+    epoch, position = divmod(index, batches_an_epoch)
+    rng = generator("sft order", seed, epoch)
+    order = rng.permutation(len(samples))
+    batches: list[np.ndarray] = []
+    for start in range(0, batches_an_epoch * batch_size, BUCKET_BATCHES * batch_size):
+        bucket = order[start : min(start + BUCKET_BATCHES * batch_size, batches_an_epoch * batch_size)]
+        bucket = np.array(sorted(bucket, key=lambda i: len(samples[i].ids)))
+        batches += np.array_split(bucket, max(1, len(bucket) // batch_size))
+    chosen = batches[rng.permutation(len(batches))[position]]
+    return [samples[i] for i in chosen]
+
+
+@torch.inference_mode()
+def validate(
+    run: Run, learner: Learner, trajectories: Sequence[Trajectory], samples: Sequence[TrainingSample]
+) -> dict[str, float | None]:
+    """Loss on all held-out steps; exact match and recognition of greedy completions on up to 128 of them."""
+    denominators = Denominators.of(samples)
+    loss = 0.0
+    for part in micro_batches(samples, 64):
+        batch = collate(part, run.policy.model.pad_id, run.policy.model.device)
+        loss += float(learner.algorithm.loss(batch, learner.forward(batch), denominators).total)
+    steps = [(run.tasks[t.task].interface, s) for t in trajectories for s in t.steps if s.completion.text]
+    steps = steps[:VALIDATION_STEPS]
+    requests = [interface.request(s.messages, seed=0, temperature=0.0) for interface, s in steps]
+    exact, recognised = [], []
+    for (interface, step), completion in zip(steps, run.policy.sample(requests), strict=True):
+        exact.append(completion.text == step.completion.text)
+        answer = interface.parse(completion, None)
+        recognised.append(recognised_share(answer, step.facts, interface.format.fact_keys))
+    return {
+        "validation/loss": loss,
+        "validation/exact_match": mean_or_none(exact),
+        "validation/recognition_accuracy": mean_or_none(r for r in recognised if r is not None),
+    }
