@@ -12,9 +12,20 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+import transformers
 from rich.console import Console
+from rich.table import Table
 
-from eyas.config import InterfaceConfig, ModelConfig, RunConfig, TaskConfig, load_recipe
+from eyas.config import (
+    CollectStage,
+    InterfaceConfig,
+    ModelConfig,
+    RLStage,
+    RunConfig,
+    SFTStage,
+    TaskConfig,
+    load_recipe,
+)
 from eyas.envs.experts import expert_for
 from eyas.errors import CheckpointError, ConfigError, ModelError, UnsupportedSpace
 from eyas.evaluation.evaluate import evaluation_row, play
@@ -29,6 +40,7 @@ from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
 from eyas.training.checkpoint import MANIFEST, validate_checkpoint
+from eyas.training.loop import total_updates
 from eyas.training.loop import train as run_stages
 from eyas.training.run import AGENT_FILE, Run
 
@@ -212,6 +224,7 @@ def evaluate(
 
 def build_run(config: RunConfig, console: Console | None = None) -> Run:
     """Every object of a run; nothing is written yet."""
+    transformers.utils.logging.disable_progress_bar()  # of every save; the stages show their own
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     images = MemoryImageStore()
@@ -239,4 +252,40 @@ def train(
     return run
 
 
-__all__ = ["Agent", "UnsupportedSpace", "build_policy", "build_run", "build_task", "evaluate", "make_env", "train"]
+def preflight(run: Run) -> Table:
+    """What the run would do: parameters, tokens a step, updates of each stage, memory of the weights and optimizer."""
+    table = Table("part", "what", title=f"preflight of {run.folder}", box=None, title_justify="left")
+    model = run.policy.model
+    parameters = sum(p.numel() for p in model.parameters())
+    nbytes = sum(p.numel() * (p.element_size() + 12) for p in model.parameters())
+    table.add_row("model", f"{run.config.model.name}: {parameters / 1e6:.2f} M parameters on {model.device}")
+    table.add_row("memory", f"{nbytes / 2**30:.2f} GiB for weights, gradients and AdamW, activations not counted")
+    for task in run.tasks:
+        env = task.make_env()
+        observation, info = env.reset(seed=0)
+        frame = env.render() if task.interface.image_source == "render" else None
+        messages = task.interface.render(observation, info, frame, run.images)  # type: ignore[arg-type]
+        tokens = len(model.encode(messages, run.images).ids)
+        room = "fits" if run.policy.fits(messages, task.interface.max_new_tokens) else "does NOT fit"
+        table.add_row(
+            task.env_id,
+            f"prompt {tokens} tokens, completion up to {task.interface.max_new_tokens}; {room} into {model.context}; "
+            f"expert: {'yes' if task.expert else 'none'}",
+        )
+        env.close()
+    for stage in run.config.stages:
+        table.add_row(stage.name, _plan(stage))
+    return table
+
+
+def _plan(stage: Any) -> str:
+    if isinstance(stage, CollectStage):
+        return f"{stage.episodes} episodes of {stage.policy}"
+    if isinstance(stage, SFTStage):
+        return f"{stage.steps or 'as many as ' + str(stage.steps_like)} updates of {stage.batch_size} samples"
+    if isinstance(stage, RLStage):
+        return f"{stage.iterations} iterations of {stage.algorithm.name}, {total_updates(stage)} updates"
+    return f"{stage.episodes} episodes a row, decodings {', '.join(stage.decodings)}"
+
+
+__all__ = ["Agent", "UnsupportedSpace", "build_policy", "build_run", "build_task", "evaluate", "make_env", "preflight", "train"]

@@ -9,16 +9,13 @@ import numpy as np
 from eyas.algorithms import ALGORITHMS
 from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
-from eyas.errors import ConfigError
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.measures import rollout_metrics, start_keys
-from eyas.rollouts.actors import Actor, ExpertActor, PolicyActor, RandomActor
+from eyas.rollouts.actors import Actor, PolicyActor
 from eyas.rollouts.collector import Collector
-from eyas.rollouts.datasets import write_dataset_info
-from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.samples import annotate, build_samples
-from eyas.rollouts.task import Task
 from eyas.seeding import Split, generator
+from eyas.training.collect import collect_dataset, demonstrator
 from eyas.training.evaluation import evaluate_ladder
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
@@ -55,35 +52,17 @@ def train(run: Run, resume: bool = False) -> None:
 # ----------------------------------------------------------------------------------------------- demonstrations
 
 
-def demonstrator(task: Task, policy: str, random_share: float) -> Actor:
-    """The player of a collect stage. Raises ConfigError where the environment has no expert."""
-    if policy == "random":
-        return RandomActor()
-    if policy != "expert":
-        raise ConfigError(f"unknown demonstrator {policy!r}: use 'expert' or 'random', or `eyas collect` for a checkpoint")
-    if task.expert is None:
-        raise ConfigError(f"{task.env_id} has no expert: set policy = 'random', or give an sft stage a dataset folder")
-    return ExpertActor(task.expert, random_share)
-
-
 def collect(run: Run, stage: CollectStage) -> None:
     """Writes a dataset to `datasets/NAME`."""
     task = run.tasks[stage.task]
     folder = run.folder / "datasets" / stage.name
     clear_folder(folder)
     actor = demonstrator(task, stage.policy, stage.random_share)
+    about = {"policy": stage.policy, "random_share": stage.random_share}
     with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
-        played = play(
-            task, actor, run.images, run.config.seed, stage.episodes, Split.DEMONSTRATION, on_episode=progress.update
+        _, numbers = collect_dataset(
+            task, actor, run.images, folder, run.config.seed, stage.episodes, about, progress.update
         )
-    run.training_starts |= start_keys(played.trajectories)
-    with TrajectoryRecorder(folder, run.images) as recorder:
-        recorder.record("demonstrations", played.trajectories, stage=stage.name, iteration=0, env_id=task.env_id)
-    numbers = rollout_metrics(played.trajectories, task.interface.format.fact_keys)
-    num_steps = sum(len(t.steps) for t in played.trajectories)
-    info = {"env": task.env_id, "policy": stage.policy, "random_share": stage.random_share}
-    info |= {"episodes": len(played.trajectories), "steps": num_steps, "success_rate": numbers["rollout/success_rate"]}
-    write_dataset_info(folder, info)
     run.log(stage.name, 0, numbers)
     run.images.clear()
 

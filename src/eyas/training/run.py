@@ -30,7 +30,7 @@ AGENT_FILE = "eyas_agent.json"
 UNTRAINED = "untrained"
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The user asked to stop; everything up to here is saved."""
 
 

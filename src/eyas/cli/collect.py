@@ -1,0 +1,56 @@
+"""`eyas collect`"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eyas.cli.arguments import environment_arguments
+from eyas.errors import DatasetError
+
+
+def collect(
+    env: Annotated[str, typer.Argument(help="Gymnasium id, or module:Id.")],
+    output: Annotated[Path, typer.Option(help="Folder that gets the dataset.")],
+    policy: Annotated[str, typer.Option(help="expert, random, or a checkpoint's folder.")] = "expert",
+    episodes: Annotated[int, typer.Option(min=1)] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the demonstration episodes.")] = 0,
+    random_share: Annotated[float, typer.Option(min=0, max=1, help="Share of an expert's moves played at random.")] = 0.0,
+    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
+) -> None:
+    """Write a dataset of episodes: Parquet, with pictures stored once; an expert writes its thoughts.
+
+    An sft stage reads it with `data = "FOLDER/"`.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise DatasetError(f"{output} is not empty: choose another --output, or delete it")
+    arguments = environment_arguments(env_arg)
+    from eyas import build
+    from eyas.config import TaskConfig
+    from eyas.rollouts.actors import PolicyActor
+    from eyas.rollouts.images import MemoryImageStore
+    from eyas.training.collect import collect_dataset, demonstrator
+    from eyas.training.progress import StageProgress
+
+    if policy in ("expert", "random"):
+        images = MemoryImageStore()
+        task = build.build_task(TaskConfig(env=env, env_args=arguments))
+        actor = demonstrator(task, policy, random_share)
+    else:
+        agent = build.Agent.from_pretrained(policy)
+        images, task = agent.images, agent.task(env, **arguments)
+        actor = PolicyActor(agent.policy)
+    about = {"env_args": arguments, "policy": policy, "random_share": random_share}
+    console = Console(stderr=True)
+    with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
+        collect_dataset(task, actor, images, output, seed, episodes, about, progress.update)
+    info = json.loads((output / "dataset.json").read_text())
+    if as_json:
+        print(json.dumps(info))
+    else:
+        success = info["success_rate"]
+        told = "" if success is None else f", success {success:.1%}"
+        console.print(f"{info['episodes']} episodes, {info['steps']} steps{told} -> {output}", highlight=False)

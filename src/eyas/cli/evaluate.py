@@ -1,0 +1,31 @@
+"""`eyas eval`"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eyas.cli.arguments import environment_arguments
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder, a Hugging Face id or folder, or nano-random.")],
+    env: Annotated[str, typer.Option(help="Gymnasium id, or module:Id.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes for each decoding.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes; never shared with training.")] = 0,
+    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Evaluate an agent: success with Wilson intervals, return, parse rate; greedy and at temperature 1."""
+    arguments = environment_arguments(env_arg)
+    from eyas import build
+    from eyas.evaluation.report import format_table
+    from eyas.training.progress import StageProgress
+
+    agent = build.Agent.from_pretrained(checkpoint)
+    with StageProgress(Console(stderr=True), "eval", episodes) as progress:
+        report = build.evaluate(agent, env, episodes, seed, on_episode=progress.update, **arguments)
+    if as_json:
+        print(report.to_json())
+    else:
+        Console().print(format_table(report))
