@@ -70,10 +70,6 @@ class TrainingBatch:
     advantages: Tensor  # float32 (S,)
     value_targets: Tensor  # float32 (S,)
 
-    def step_sum(self, per_token: Tensor) -> Tensor:
-        """(N,) -> (S,): the sum over each step's completion tokens."""
-        return torch.zeros(len(self.step_rows), device=per_token.device).index_add(0, self.token_steps, per_token)
-
 
 @dataclass(slots=True)
 class _Columns:

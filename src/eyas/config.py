@@ -145,7 +145,7 @@ class SFTStage(Config):
 class PPOConfig(Config):
     """PPO in the style of RL4VLM."""
 
-    name: Literal["ppo"] = "ppo"
+    name: Literal["ppo"] = Field(default="ppo", description="which algorithm")
     ratio: Literal["step", "token"] = Field(default="step", description="whether a whole step or each token has a ratio")
     thought_weight: float = Field(default=0.5, ge=0, description="lambda: weight of thought tokens; action tokens weigh 1")
     gamma: float = Field(default=0.9, ge=0, le=1, description="discount a step")

@@ -246,6 +246,8 @@ class Sampler(Protocol):
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]: ...
 
+    def forget(self) -> None: ...  # drops every cache, after other weights were loaded
+
 
 class Reward(Protocol):
     """An extra reward term: one number a step."""

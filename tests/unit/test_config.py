@@ -263,7 +263,7 @@ def test_round_trip_keeps_what_differs_from_the_default(tmp_path: Path) -> None:
     table = run_table(
         {**COLLECT, "name": "demos"},
         {**SFT, "data": "demos"},
-        {**RL, "rollout_episodes": 16, "algorithm_options": {"nested": {"list": [1, 2.5, "x"]}}, "optim": {"lr": 3e-7}},
+        {**RL, "rollout_episodes": 16, "algorithm": {"ratio": "token", "clip": 0.1}, "optim": {"lr": 3e-7}},
         tasks=[
             {"env": "a", "interface": {"text": 'Say "yes"\nor no.', "on_parse_failure": "noop"}},
             {"env": "b", "env_args": {}, "rewards": {"recognition": 0.5}},

@@ -59,14 +59,20 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
         {
             "rollout/success_rate": "rollout, T=1",
             "rollout/strict_success_rate": "rollout, strict",
-            "eval/success_rate_greedy": "evaluation, greedy",
-            "eval/success_rate_sample": "evaluation, T=1",
+            "eval/strict_success_rate_greedy": "evaluation, greedy",
+            "eval/strict_success_rate_sample": "evaluation, T=1",
         },
     ),
     ("Return", {"rollout/return_mean": "rollout mean"}),
     ("Parse rate", {"rollout/parse_rate": "rollout", "rollout/recognition_accuracy": "recognition"}),
     ("Entropy, nats", {"rollout/entropy_nats": "rollout"}),
-    ("KL, nats", {"train/kl_k3_policy_sampling": "policy to sampling", "train/mismatch_kl_k3": "learner to sampler"}),
+    (
+        "KL, nats",
+        {
+            "train/kl_k3_sampling_policy": "sampling to policy",
+            "train/mismatch_kl_k3_sampling_policy": "before the first update",
+        },
+    ),
     ("Clip share", {"train/clip_share": "tokens clipped"}),
     ("Thought diversity", {"rollout/thought_unique_share": "unique thoughts"}),
     ("Episode length, steps", {"rollout/episode_length_steps": "rollout mean"}),

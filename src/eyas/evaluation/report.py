@@ -291,7 +291,8 @@ def _curves_html(run_dir: Path) -> str:
         stages.setdefault(str(record.get("stage", "run")), []).append(record)
     sections = []
     for index, (stage, records) in enumerate(stages.items()):
-        if found := panels(records):
+        is_curve = len({r.get("iteration") for r in records}) > 1
+        if is_curve and (found := panels(records)):
             sections.append(f"<h2>Curves: {_text(stage)}</h2><figure>{curves_svg(found, str(index))}</figure>")
     return "".join(sections)
 

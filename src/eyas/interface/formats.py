@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from eyas.errors import ConfigError
 from eyas.types import Completion, FailureReason, FinishReason, ParsedAction, ParseFailure, ParseResult, StopRule
 
 _ACTION_KEY = re.compile(r'"action"\s*:')
@@ -40,12 +41,18 @@ class JsonFormat:
 
     Without thoughts the object holds the action alone. Parse rule of the original: what stands after `"action":`
     names exactly one action. Here the quoted value is matched first, so that "10" is never read as "1".
+    Raises ConfigError for action names that are empty, or equal but for spaces around them.
     """
 
     action_names: tuple[str, ...]
     fact_keys: tuple[str, ...] = ()
     thoughts: bool = True
     stop: StopRule = field(default=JSON_STOP, repr=False)
+
+    def __post_init__(self) -> None:
+        stripped = [n.strip() for n in self.action_names]
+        if not all(stripped) or len(set(stripped)) < len(stripped):
+            raise ConfigError(f"the action names {list(self.action_names)} need to be different words, none empty")
 
     def instruction(self) -> str:
         actions = " or ".join(json.dumps(a, ensure_ascii=False) for a in self.action_names)
@@ -68,11 +75,11 @@ class JsonFormat:
         if not keys:
             return ParseFailure(self._why_no_key(completion), _shorten(text), len(text))
         key = keys[-1]
-        named = self._named(text[key.end() :])
+        tail = text[key.end() :]
+        is_cut = completion.finish_reason is FinishReason.LENGTH and not _is_whole(tail)
+        named = FailureReason.CUT_OFF if is_cut else self._named(tail)
         if isinstance(named, FailureReason):
-            is_cut = completion.finish_reason is FinishReason.LENGTH and named is FailureReason.UNKNOWN_ACTION
-            reason = FailureReason.CUT_OFF if is_cut else named
-            return ParseFailure(reason, _shorten(text[key.end() :]), key.start())
+            return ParseFailure(named, _shorten(tail), key.start())
         if legal_actions is not None and named not in legal_actions:
             return ParseFailure(FailureReason.ILLEGAL_ACTION, self.action_names[named], key.start())
         return ParsedAction(
@@ -94,10 +101,11 @@ class JsonFormat:
         """The one action that the text after the key names."""
         value = _VALUE.match(tail)
         if value:
-            text = (value[1] if value[1] is not None else value[2]).strip()
-            for i, name in enumerate(self.action_names):
-                if text.casefold() == name.casefold():
-                    return i
+            text = (_unescape(value[1]) if value[1] is not None else value[2]).strip()
+            for same in (str, str.casefold):  # names may differ in case alone: the exact one comes first
+                matching = [i for i, name in enumerate(self.action_names) if same(text) == same(name.strip())]
+                if len(matching) == 1:
+                    return matching[0]
         found = set(_mentions(self.action_names).findall(tail))
         if len(found) > 1:
             return FailureReason.AMBIGUOUS_ACTION
@@ -106,12 +114,12 @@ class JsonFormat:
     @staticmethod
     def _thought(head: str) -> str:
         match = re.search(r'"thoughts"\s*:\s*"((?:[^"\\]|\\.)*)"', head)
-        return _unescape(match[1]) if match else head.strip()
+        return _unescape(match[1]) if match else head.strip("{, \t\r\n")
 
     def _facts(self, head: str) -> dict[str, str]:
         facts = {}
         for key in self.fact_keys:
-            match = re.search(re.escape(json.dumps(key)) + r"\s*:" + _VALUE.pattern, head)
+            match = re.search(re.escape(json.dumps(key, ensure_ascii=False)) + r"\s*:" + _VALUE.pattern, head)
             if match:
                 facts[key] = _unescape(match[1]) if match[1] is not None else match[2]
         return facts
@@ -126,9 +134,16 @@ def _mentions(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
+def _is_whole(tail: str) -> bool:
+    """Whether the value after the action key has ended: what was cut off at 1 may have become 10."""
+    value = _VALUE.match(tail)
+    return value is not None and (value[1] is not None or value.end() < len(tail))
+
+
 def _unescape(text: str) -> str:
     try:
-        return json.loads(f'"{text}"', strict=False)
+        # half of a surrogate pair is no text that could be stored
+        return json.loads(f'"{text}"', strict=False).encode("utf-8", "replace").decode("utf-8")
     except json.JSONDecodeError:
         return text
 

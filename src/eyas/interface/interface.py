@@ -1,7 +1,7 @@
 """The interface of one environment: what the model is shown, and what its text does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from eyas.types import (
     ImagePart,
     ImageStore,
     Message,
+    ParsedAction,
     ParseResult,
     SampleRequest,
     TaskDescription,
@@ -53,6 +54,8 @@ class Interface:
         if not isinstance(env.action_space, spaces.Discrete):
             raise UnsupportedSpace(f"the action space {env.action_space} is not Discrete: wrap it in a Discrete one")
         description = getattr(env.unwrapped, "description", None) or _derived_description(env)
+        if len(description.action_names) != env.action_space.n:
+            raise ConfigError(f"{env.action_space} has not as many actions as names: {list(description.action_names)}")
         if text is not None:
             description = TaskDescription(
                 text, description.action_names, description.fact_keys, description.write_thought
@@ -91,13 +94,19 @@ class Interface:
         return SampleRequest(messages, seed, self.max_new_tokens, temperature, self.format.stop)
 
     def parse(self, completion: Completion, legal_actions: Sequence[int] | None) -> ParseResult:
-        return self.format.parse(completion, legal_actions)
+        """The action in the environment's action space, or why there is none."""
+        legal = None if legal_actions is None else [a - self.first_action for a in legal_actions]
+        parsed = self.format.parse(completion, legal)
+        if isinstance(parsed, ParsedAction) and self.first_action:
+            return replace(parsed, action=parsed.action + self.first_action)
+        return parsed
 
     def write(self, action: int, facts: Mapping[str, str]) -> str:
         """What a demonstrator who saw these facts and chose this action would have written."""
-        name = self.description.action_names[action]
+        index = action - self.first_action
+        name = self.description.action_names[index]
         write_thought = self.description.write_thought
-        return self.format.write(action, facts, write_thought(facts, name) if write_thought else f"I choose {name}.")
+        return self.format.write(index, facts, write_thought(facts, name) if write_thought else f"I choose {name}.")
 
 
 def _derived_description(env: gym.Env) -> TaskDescription:
@@ -120,7 +129,8 @@ def _image_source(env: gym.Env) -> str:
 
 
 def _checked_picture(picture: Any) -> np.ndarray:
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+    is_array = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.size > 0
+    if not is_array or picture.shape[2] != 3 or picture.dtype != np.uint8:
         described = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise ValueError(f"the environment gave {described} as its picture; needed is uint8 (height, width, 3)")
     return picture

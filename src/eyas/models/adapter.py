@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from eyas.errors import ModelError
 from eyas.types import ImagePart, ImageStore, Message
 
-IMAGE_CACHE_BYTES = 256 * 2**20
+IMAGE_CACHE_BYTES = 512 * 2**20
 PROMPT_CACHE_ENTRIES = 8192
 
 
@@ -107,10 +108,18 @@ class VisionLanguageModel(nn.Module):
         # the template writes any BOS token itself, the tokenizer must not add a second one
         options = {"add_special_tokens": False}
         if images:
-            encoded = self.processor(text=[text], images=[images], **options)
+            try:
+                encoded = self.processor(text=[text], images=[[Image.fromarray(i) for i in images]], **options)
+            except ValueError as error:
+                raise ModelError(f"the processor refuses a prompt with {len(images)} images: {error}") from error
         else:
             encoded = self.tokenizer([text], **options)
-        return np.asarray(encoded["input_ids"][0], dtype=np.int64)
+        ids = np.asarray(encoded["input_ids"][0], dtype=np.int64)
+        image_id = getattr(self.model.config, "image_token_id", None)
+        if not images and image_id is not None and image_id in ids:
+            placeholder = self.tokenizer.convert_ids_to_tokens(image_id)
+            raise ModelError(f"the prompt holds {placeholder!r} and no image: keep it out of what the environment says")
+        return ids
 
     def encode_text(self, text: str) -> np.ndarray:
         """Tokenises a target of supervision, the end-of-turn token included: int64 (T,)."""
@@ -131,8 +140,11 @@ class VisionLanguageModel(nn.Module):
         processor = getattr(self.processor, "image_processor", None)
         if processor is None:
             raise ModelError("this model takes no images: use the environment's text mode")
-        processed = processor([images.get(image_hash)], return_tensors="pt")
+        # as a picture, not as an array: the axes of a very small array are ambiguous
+        processed = processor([Image.fromarray(images.get(image_hash))], return_tensors="pt")
         kept = {k: v for k, v in processed.items() if isinstance(v, Tensor) and k not in ("rows", "cols")}
+        if "pixel_attention_mask" in kept:  # int64 zeros and ones: as large as the pictures
+            kept["pixel_attention_mask"] = kept["pixel_attention_mask"].bool()
         self._images[image_hash] = kept
         self._image_bytes += _nbytes(kept)
         while self._image_bytes > IMAGE_CACHE_BYTES and len(self._images) > 1:
@@ -200,8 +212,9 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
 
 
 def _never_sampled(model: nn.Module, tokenizer: Any) -> set[int]:
-    """Special tokens and image placeholders: a sampled placeholder has no image behind it."""
+    """Special tokens, image placeholders (no image is behind a sampled one), and rows that pad the output matrix."""
     config = model.config.to_dict()
     vision = {v for k, v in config.items() if k.endswith("_token_id") and ("image" in k or "video" in k or "vision" in k)}
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {int(i) for i in vision | special | set(tokenizer.all_special_ids) if isinstance(i, int)}
+    padding = set(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))
+    return {int(i) for i in vision | special | padding | set(tokenizer.all_special_ids) if isinstance(i, int)}

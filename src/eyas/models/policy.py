@@ -1,12 +1,13 @@
 """A policy: the model, the sampler that reads from it, and the critic on its hidden states."""
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from eyas.batch import TrainingSample, collate
 from eyas.errors import CheckpointError
@@ -64,15 +65,30 @@ class Policy:
         (folder / POLICY_FILE).write_text(json.dumps({"version": self.version}))
 
     def load_weights(self, folder: Path) -> None:
-        """Takes the weights of a checkpoint of the same architecture, in place."""
+        """Takes the weights of a checkpoint of the same architecture, in place, or nothing and raises CheckpointError."""
         try:
             weights = load_file(folder / "model.safetensors")
             value_head = load_file(folder / VALUE_HEAD_FILE)
-            self.version = json.loads((folder / POLICY_FILE).read_text())["version"]
+            version = int(json.loads((folder / POLICY_FILE).read_text())["version"])
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder} holds no readable policy: {error}") from error
-        missing, unexpected = self.model.model.load_state_dict(weights, strict=False)
+        own = self.model.model.state_dict()
         tied = set(getattr(self.model.model, "all_tied_weights_keys", None) or ())
-        if unexpected or set(missing) - tied:
-            raise CheckpointError(f"{folder} holds another model: missing {missing[:3]}, unknown {unexpected[:3]}")
+        _check_same_shapes(folder, own, weights, may_miss=tied)
+        _check_same_shapes(folder, self.value_head.state_dict(), value_head)
+        self.model.model.load_state_dict(weights, strict=False)
         self.value_head.load_state_dict(value_head)
+        self.version = version
+        self.sampler.forget()  # two checkpoints may have the same number of updates behind them
+
+
+def _check_same_shapes(
+    folder: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], may_miss: Collection[str] = ()
+) -> None:
+    missing = sorted(set(own) - set(loaded) - set(may_miss))
+    unknown = sorted(set(loaded) - set(own))
+    different = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
+    if missing or unknown or different:
+        raise CheckpointError(
+            f"{folder} holds another model: missing {missing[:3]}, unknown {unknown[:3]}, of other shape {different[:3]}"
+        )

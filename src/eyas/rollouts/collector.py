@@ -5,6 +5,7 @@ Never the first N to finish, which would favour short episodes. All randomness o
 """
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,10 @@ class Collector:
             self._advance(actor)
         for slot in self.slots:
             if slot and slot.is_active and slot.steps:
-                self._close(slot, StopReason.CUT)
+                if actor.fits(self.tasks[slot.task_index].interface, slot.messages):
+                    self._close(slot, StopReason.CUT)
+                else:
+                    self._overflow(slot)
         return self._finish()
 
     def close(self) -> None:
@@ -225,11 +229,14 @@ class Collector:
         turns = [self._turn(slot) for _, slot in waiting]
         for (index, slot), decision in zip(waiting, actor.decide(turns) if turns else [], strict=True):
             try:
-                self._apply(slot, decision)
+                reason = self._apply(slot, decision)
             except EyasError:
                 raise
             except Exception as error:
                 self._lose(index, slot.episode, error)
+                continue
+            if reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
+                self._close(slot, reason)
 
     def _overflow(self, slot: Slot) -> None:
         if not slot.steps:
@@ -255,11 +262,15 @@ class Collector:
         interface = self.tasks[slot.task_index].interface
         return Turn(slot.env.unwrapped, interface, slot.messages, self._legal_actions(slot), self._seed("turn", slot))
 
-    def _apply(self, slot: Slot, decision: Decision) -> None:
-        """Executes a decision, or the configured effect of a parse failure, and records the step."""
+    def _apply(self, slot: Slot, decision: Decision) -> StopReason | None:
+        """Executes a decision, or the configured effect of a parse failure, and records the step.
+
+        Returns why the episode ended, where it did. Raises what the environment raises, and ValueError for a reward
+        that is not finite.
+        """
         task = self.tasks[slot.task_index]
         legal = self._legal_actions(slot)
-        before = slot.messages, slot.info
+        messages, facts = slot.messages, dict(slot.info.get("facts") or {})  # environments reuse their info
         if isinstance(decision.parse, ParsedAction):
             action, effect = decision.parse.action, None
         else:
@@ -270,6 +281,8 @@ class Collector:
         if action is not None:
             slot.observation, reward, terminated, truncated, slot.info = slot.env.step(action)
             terms["environment"] = float(reward)
+            if not math.isfinite(terms["environment"]):
+                raise ValueError(f"the environment's reward for action {action} is {reward}: it must be finite")
             if not terminated:  # nothing is decided, nor bootstrapped, after the end
                 self._render(slot)
         if effect in (FailureEffect.PENALTY, FailureEffect.END):
@@ -278,19 +291,17 @@ class Collector:
         slot.actions.append(action)
         slot.steps.append(
             Step(
-                messages=before[0],
+                messages=messages,
                 completion=decision.completion,
                 parse=decision.parse,
                 action=action,
                 executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
                 reward=RewardBreakdown(terms, task.reward_scale),
-                facts=before[1].get("facts", {}),
+                facts=facts,
                 legal_actions=legal,
             )
         )
-        reason = self._stop_reason(slot, effect, terminated, truncated)
-        if reason:
-            self._close(slot, reason)
+        return self._stop_reason(slot, effect, terminated, truncated)
 
     def _fallback_action(self, slot: Slot, effect: FailureEffect, legal: Sequence[int]) -> int | None:
         if effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY):
@@ -314,7 +325,7 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: running episodes are replayed from their seeds and actions."""
         running = [
-            (i, s.episode, s.actions, s.return_before, s.fallbacks_before, s.parse_failures)
+            (i, s.episode, list(s.actions), s.return_before, s.fallbacks_before, s.parse_failures)
             for i, s in enumerate(self.slots)
             if s and s.is_active
         ]
@@ -327,10 +338,17 @@ class Collector:
             slot = self.slots[index]
             if slot is None:
                 continue
-            for action in actions:
-                slot.actions.append(action)
-                if action is not None:
-                    slot.observation, _, _, _, slot.info = slot.env.step(action)
-            self._render(slot)
+            try:
+                self._replay(slot, actions)
+            except Exception as error:
+                self._lose(index, episode, error)
+                continue
             slot.return_before, slot.fallbacks_before = return_before, fallbacks_before
             slot.parse_failures = parse_failures
+
+    def _replay(self, slot: Slot, actions: Sequence[Any]) -> None:
+        for action in actions:
+            slot.actions.append(action)
+            if action is not None:
+                slot.observation, _, _, _, slot.info = slot.env.step(action)
+        self._render(slot)

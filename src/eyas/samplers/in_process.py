@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
 from eyas.seeding import generator
-from eyas.types import Completion, FinishReason, ImageStore, SampleRequest
+from eyas.types import Completion, FinishReason, ImageStore, SampleRequest, StopRule
 
 GREEDY_CACHE_ENTRIES = 20_000
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows still write
@@ -22,11 +23,44 @@ class _Row:
     """A completion in the making."""
 
     request: SampleRequest
-    index: int
-    uniforms: np.ndarray
+    stop_ids: frozenset[int]  # tokens after which the stop rule is asked
     ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+
+class _Draws:
+    """What one batch draws with, row by row: uniform numbers, temperatures, and the log-probs of what was drawn."""
+
+    def __init__(self, requests: Sequence[SampleRequest], forbidden_ids: Tensor):
+        longest = max(r.max_new_tokens for r in requests)
+        uniforms = np.zeros((len(requests), longest))
+        for row, r in zip(uniforms, requests, strict=True):
+            row[: r.max_new_tokens] = generator("sampling", r.seed).random(r.max_new_tokens)
+        device = forbidden_ids.device
+        self.forbidden_ids = forbidden_ids
+        self.num_greedy = sum(r.temperature == 0 for r in requests)
+        self.uniforms = torch.from_numpy(uniforms).to(device)
+        self.is_greedy = torch.tensor([r.temperature == 0 for r in requests], device=device)
+        self.temperatures = torch.tensor([[r.temperature or 1.0] for r in requests], device=device)
+        self.chosen = torch.zeros(len(requests), longest, device=device)
+        self.rows = torch.arange(len(requests), device=device)  # of these tensors, that are still in the batch
+
+    def keep(self, kept: Tensor) -> None:
+        self.rows = self.rows[kept]
+
+    def choose(self, logits: Tensor, step: int) -> Tensor:
+        """The next id of each row (B,), by inverting the cumulative distribution at the row's own uniform."""
+        logprobs = token_logprobs(logits, self.temperatures[self.rows], self.forbidden_ids)
+        if self.num_greedy == len(self.is_greedy):
+            ids = logprobs.argmax(-1)
+        else:
+            cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+            u = self.uniforms[self.rows, step, None]
+            ids = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
+            if self.num_greedy:
+                ids = torch.where(self.is_greedy[self.rows], logprobs.argmax(-1), ids)
+        self.chosen[self.rows, step] = logprobs.gather(1, ids[:, None])[:, 0]
+        return ids
 
 
 class InProcessSampler:
@@ -36,17 +70,18 @@ class InProcessSampler:
     Greedy completions of equal prompts are written once per policy version.
     """
 
-    def __init__(self, model: VisionLanguageModel, images: ImageStore, max_batch: int = 64):
+    def __init__(self, model: VisionLanguageModel, images: ImageStore, max_batch: int = 64, compact_below: float = COMPACT_BELOW):
         self.model = model
         self.images = images
         self.max_batch = max_batch
+        self.compact_below = compact_below  # 0: rows never leave, and the batch runs until its last row has finished
         self.policy_version = 0
-        self._stop_tables: dict[str, np.ndarray] = {}
+        self._ids_with: dict[str, frozenset[int]] = {}
         self._greedy: dict[Hashable, Completion] = {}
         self._greedy_version = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
-        """One completion a request, in order. Raises ContextOverflow never: callers check `prompt_fits` first."""
+        """One completion a request, in order. Callers check first that it fits into the context."""
         if self._greedy_version != self.policy_version or len(self._greedy) > GREEDY_CACHE_ENTRIES:
             self._greedy, self._greedy_version = {}, self.policy_version
         prompts = [self.model.encode(r.messages, self.images) for r in requests]
@@ -69,6 +104,10 @@ class InProcessSampler:
                 self._greedy[keys[i]] = completion
         return [done[i] if i in done else self._greedy[keys[i]] for i in range(len(requests))]
 
+    def forget(self) -> None:
+        """Drops the greedy completions: other weights were loaded, whatever their version."""
+        self._greedy = {}
+
     @staticmethod
     def _greedy_key(prompt: EncodedPrompt, request: SampleRequest) -> Hashable | None:
         if request.temperature > 0:
@@ -79,36 +118,37 @@ class InProcessSampler:
 
     @torch.inference_mode()
     def _batch(self, prompts: list[EncodedPrompt], requests: list[SampleRequest]) -> list[Completion]:
-        rows = [
-            _Row(r, i, generator("sampling", r.seed).random(r.max_new_tokens)) for i, r in enumerate(requests)
-        ]
-        hidden, cache, lengths, width = self._prefill(prompts)
-        device = hidden.device
-        mask = torch.arange(width, device=device)[None] >= (width - lengths)[:, None]
-        position = lengths.clone()
+        rows = [_Row(r, self._stop_ids(r.stop)) for r in requests]
+        draws = _Draws(requests, self.model.forbidden_ids)
+        hidden, cache, position, mask = self._prefill(prompts)
+        mask = torch.cat([mask, mask.new_ones(draws.uniforms.shape)], dim=1)  # also of the tokens to come
+        width = mask.shape[1] - draws.uniforms.shape[1]
         active = rows
-        while True:
-            ids = self._choose(self.model.logits(hidden), active)
-            active_next = [k for k, row in enumerate(active) if not self._is_finished(row)]
-            if not active_next:
+        for step in count():
+            ids = draws.choose(self.model.logits(hidden), step)
+            for row, token in zip(active, ids.tolist(), strict=True):
+                self._append(row, token)
+            writing = [k for k, row in enumerate(active) if row.finish_reason is None]
+            if not writing:
                 break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            if len(active_next) < COMPACT_BELOW * len(active) or len(active_next) == 1 < len(active):
-                keep = torch.tensor(active_next, device=device)
-                cache.batch_select_indices(keep)
-                mask, position, ids = mask[keep], position[keep], ids[keep]
-                active = [active[k] for k in active_next]
-            hidden, cache = self.model.hidden(ids[:, None], mask, position[:, None], cache=cache, use_cache=True)
+            if len(writing) < self.compact_below * len(active):
+                kept = torch.tensor(writing, device=ids.device)
+                cache.batch_select_indices(kept)
+                draws.keep(kept)
+                mask, position, ids = mask[kept], position[kept], ids[kept]
+                active = [active[k] for k in writing]
+            seen = mask[:, : width + step + 1]
+            hidden, cache = self.model.hidden(ids[:, None], seen, position[:, None], cache=cache, use_cache=True)
             hidden = hidden[:, -1]
             position = position + 1
-        return [self._completion(row) for row in rows]
+        logprobs = draws.chosen.cpu().numpy()
+        return [self._completion(row, of_row) for row, of_row in zip(rows, logprobs, strict=True)]
 
-    def _prefill(self, prompts: list[EncodedPrompt]) -> tuple[Tensor, Any, Tensor, int]:
-        """Reads each distinct prompt once: last hidden states (B, D), cache, prompt lengths (B,), padded width."""
+    def _prefill(self, prompts: list[EncodedPrompt]) -> tuple[Tensor, Any, Tensor, Tensor]:
+        """Reads each distinct prompt once: last hidden states (B, D), cache, prompt lengths (B,), mask (B, T)."""
         distinct: dict[Hashable, int] = {}
         order = [distinct.setdefault(p.key, len(distinct)) for p in prompts]
-        first = [order.index(k) for k in range(len(distinct))]
-        unique = [prompts[i] for i in first]
+        unique = list({p.key: p for p in prompts}.values())
         width = max(len(p.ids) for p in unique)
         ids = np.full((len(unique), width), self.model.pad_id, dtype=np.int64)
         for row, prompt in zip(ids, unique, strict=True):
@@ -124,55 +164,38 @@ class InProcessSampler:
         if len(unique) < len(prompts):
             expand = torch.tensor(order, device=device)
             cache.batch_select_indices(expand)
-            hidden, lengths = hidden[expand], lengths[expand]
-        return hidden, cache, lengths, width
+            hidden, lengths, mask = hidden[expand], lengths[expand], mask[expand]
+        return hidden, cache, lengths, mask
 
-    def _choose(self, logits: Tensor, rows: list[_Row]) -> Tensor:
-        """The next id of each row (B,), by inverting the cumulative distribution at the row's own uniform."""
-        temperatures = torch.tensor([[r.request.temperature or 1.0] for r in rows], device=logits.device)
-        logprobs = token_logprobs(logits, temperatures, self.model.forbidden_ids)
-        u = torch.tensor([[r.uniforms[min(len(r.ids), len(r.uniforms) - 1)]] for r in rows], device=logits.device)
-        cumulative = logprobs.double().exp().cumsum(-1)
-        ids = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
-        is_greedy = torch.tensor([r.request.temperature == 0 for r in rows], device=logits.device)
-        ids = torch.where(is_greedy, logprobs.argmax(-1), ids)
-        chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
-        for row, token, logprob in zip(rows, ids.tolist(), chosen, strict=True):
-            if row.finish_reason is None:
-                row.ids.append(token)
-                row.logprobs.append(logprob)
-        return ids
-
-    def _is_finished(self, row: _Row) -> bool:
-        if row.finish_reason is None:
-            row.finish_reason = self._finish_reason(row)
-        return row.finish_reason is not None
-
-    def _finish_reason(self, row: _Row) -> FinishReason | None:
-        last = row.ids[-1]
-        if last in self.model.end_ids:
-            return FinishReason.END_TOKEN
+    def _append(self, row: _Row, token: int) -> None:
+        """Adds a token to a row that still writes, and finishes the row where that completes it."""
+        if row.finish_reason is not None:
+            return
+        row.ids.append(token)
         stop = row.request.stop
-        if stop and self._may_stop(stop.characters)[last] and stop.is_complete(self.model.decode(row.ids)):
-            return FinishReason.STOP
-        if len(row.ids) >= row.request.max_new_tokens:
-            return FinishReason.LENGTH
-        return None
+        if token in self.model.end_ids:
+            row.finish_reason = FinishReason.END_TOKEN
+        elif token in row.stop_ids and stop and stop.is_complete(self.model.decode(row.ids)):
+            row.finish_reason = FinishReason.STOP
+        elif len(row.ids) >= row.request.max_new_tokens:
+            row.finish_reason = FinishReason.LENGTH
 
-    def _may_stop(self, characters: str) -> np.ndarray:
-        """bool (V,): which tokens contain one of the characters, so that few tokens need decoding."""
-        if characters not in self._stop_tables:
-            size = len(self.model.tokenizer)
-            texts = self.model.tokenizer.batch_decode([[i] for i in range(size)])
-            self._stop_tables[characters] = np.array([any(c in t for c in characters) for t in texts])
-        return self._stop_tables[characters]
+    def _stop_ids(self, stop: StopRule | None) -> frozenset[int]:
+        """Ids whose text contains a character of the stop rule: only after these is a completion decoded."""
+        if stop is None:
+            return frozenset()
+        if stop.characters not in self._ids_with:
+            texts = self.model.tokenizer.batch_decode([[i] for i in range(len(self.model.tokenizer))])
+            found = (i for i, text in enumerate(texts) if any(c in text for c in stop.characters))
+            self._ids_with[stop.characters] = frozenset(found)
+        return self._ids_with[stop.characters]
 
-    def _completion(self, row: _Row) -> Completion:
+    def _completion(self, row: _Row, logprobs: np.ndarray) -> Completion:
         assert row.finish_reason is not None
         return Completion(
             text=self.model.decode(row.ids),
             token_ids=np.array(row.ids, dtype=np.int32),
-            sampling_logprobs=np.array(row.logprobs, dtype=np.float32),
+            sampling_logprobs=logprobs[: len(row.ids)].copy(),
             finish_reason=row.finish_reason,
             policy_version=self.policy_version,
         )
