@@ -18,12 +18,14 @@ from rich.table import Table
 
 from eyas.config import (
     CollectStage,
+    EvalStage,
     InterfaceConfig,
     ModelConfig,
     RLStage,
     RunConfig,
     SFTStage,
     TaskConfig,
+    is_folder,
     load_recipe,
 )
 from eyas.envs.experts import expert_for
@@ -36,10 +38,12 @@ from eyas.models.nano import build_nano
 from eyas.models.policy import POLICY_FILE, Policy
 from eyas.rewards import REWARDS
 from eyas.rollouts.actors import PolicyActor
+from eyas.rollouts.datasets import dataset_info
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
 from eyas.training.checkpoint import MANIFEST, validate_checkpoint
+from eyas.training.collect import demonstrator
 from eyas.training.loop import total_updates
 from eyas.training.loop import train as run_stages
 from eyas.training.run import AGENT_FILE, Run
@@ -230,8 +234,20 @@ def build_run(config: RunConfig, console: Console | None = None) -> Run:
     images = MemoryImageStore()
     policy = build_policy(config.model, images)
     tasks = [build_task(t) for t in config.tasks]
+    _check_stages(config, tasks)
     folder = Path(config.output).expanduser() / config.name
     return Run(config, folder, policy, tasks, images, console or Console(stderr=True))
+
+
+def _check_stages(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Finds out before any work what a stage will lack."""
+    for stage in config.stages:
+        if isinstance(stage, CollectStage):
+            demonstrator(tasks[stage.task], stage.policy, stage.random_share)
+        if isinstance(stage, SFTStage) and is_folder(stage.data):
+            dataset_info(stage.data)
+        if isinstance(stage, EvalStage) and "expert" in (stage.rows or ()) and tasks[stage.task].expert is None:
+            raise ConfigError(f"{tasks[stage.task].env_id} has no expert: leave 'expert' out of the rows")
 
 
 def train(

@@ -92,6 +92,8 @@ class PPO:
 
 def explained_variance(steps: Sequence[SampleStep]) -> float:
     """1 - Var(target - value) / Var(target): 1 for a perfect critic, 0 for a constant one; NaN where targets are equal."""
+    if not steps:
+        return float("nan")
     targets = np.array([s.value_target for s in steps])
     values = np.array([s.value for s in steps])
     variance = targets.var()

@@ -50,7 +50,7 @@ def evaluation_row(
 ) -> EvalRow:
     """Counts. A lost episode is a failure. `training_starts` are the start keys that training saw, where known."""
     episodes, lost = played.trajectories, played.num_lost
-    graded = [t for t in episodes if t.success is not None]
+    graded = measures.graded_episodes(episodes)
     has_success = bool(graded)
     n = len(graded) + lost
     wins, strict = sum(bool(t.success) for t in graded), sum(t.is_strict_success for t in graded)

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from eyas.rewards.recognition import recognised_share
-from eyas.types import ExecutedBy, ImagePart, ParsedAction, ParseFailure, Step, Trajectory
+from eyas.types import ExecutedBy, ImagePart, ParsedAction, ParseFailure, Step, StopReason, Trajectory
 
 
 def mean_or_none(values: Iterable[float | bool]) -> float | None:
@@ -17,14 +17,22 @@ def mean_or_none(values: Iterable[float | bool]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def graded_episodes(episodes: Sequence[Trajectory]) -> list[Trajectory]:
+    """Episodes of the tasks that define success: those that told it at an end. Where such a task is silent, it failed."""
+    inside = [t for t in episodes if t.stop_reason in (StopReason.TERMINATED, StopReason.TRUNCATED)]
+    silent = {t.task for t in inside} - {t.task for t in inside if t.success is not None}
+    defining = {t.task for t in episodes if t.success is not None} - silent
+    return [t for t in episodes if t.task in defining]
+
+
 def success_rate(episodes: Sequence[Trajectory]) -> float | None:
     """Share of the episodes with success; None where the task defines none."""
-    return mean_or_none(t.success for t in episodes if t.success is not None)
+    return mean_or_none(bool(t.success) for t in graded_episodes(episodes))
 
 
 def strict_success_rate(episodes: Sequence[Trajectory]) -> float | None:
     """Share of the episodes with success and without a single fallback action."""
-    return mean_or_none(t.is_strict_success for t in episodes if t.success is not None)
+    return mean_or_none(t.is_strict_success for t in graded_episodes(episodes))
 
 
 def written_steps(trajectories: Sequence[Trajectory]) -> list[Step]:

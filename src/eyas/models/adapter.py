@@ -163,9 +163,13 @@ class VisionLanguageModel(nn.Module):
 
     @staticmethod
     def _stack_tiles(processed: list[list[dict[str, Tensor]]], key: str) -> Tensor:
-        shape = next(p[key] for sample in processed for p in sample).shape
-        rows = [torch.cat([p[key][0] for p in s]) if s else torch.zeros(0, *shape[2:]) for s in processed]
-        return nn.utils.rnn.pad_sequence([r.to(rows[0].dtype) for r in rows], batch_first=True)
+        tiles = [[p[key][0] for p in sample] for sample in processed]
+        counts = {sum(len(t) for t in sample) for sample in tiles}
+        flat = torch.cat([t for sample in tiles for t in sample])
+        if len(counts) == 1:  # nothing to pad: several times faster
+            return flat.view(len(tiles), -1, *flat.shape[1:])
+        rows = [torch.cat(sample) if sample else flat[:0] for sample in tiles]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     # ------------------------------------------------------------------------------------- forward
 

@@ -1,4 +1,4 @@
-"""`nano-random`: a real Idefics3 of under a million parameters with random weights, built offline in a second.
+"""`nano-random`: a real Idefics3 of about a million parameters with random weights, built offline in a second.
 
 Four things let so small a model learn to read from random weights; without them it stays at chance: a background
 that is normalised to about zero, an initial standard deviation near 1/sqrt(width), few image tokens, and a learning
@@ -73,10 +73,31 @@ def build_nano(
     0.999 for white paper (exactly 1 would make an empty white picture all zeros, which Idefics3 takes for padding).
     Raises ConfigError where the sizes do not divide.
     """
-    if image_size % (patch_size * scale_factor):
-        raise ConfigError(f"image_size {image_size} is no multiple of patch_size x scale_factor: try {patch_size * scale_factor * 3}")
-    if vision_hidden_size % 2 or hidden_size % heads:
-        raise ConfigError(f"hidden_size {hidden_size} is no multiple of heads {heads}")
+    sizes = {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "scale_factor": scale_factor,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "layers": layers,
+        "heads": heads,
+        "vision_hidden_size": vision_hidden_size,
+        "vision_layers": vision_layers,
+        "context": context,
+        "image_std": image_std,
+    }
+    for name, size in sizes.items():
+        if size <= 0:
+            raise ConfigError(f"{name} is {size}: it must be above 0")
+    unit = patch_size * scale_factor
+    if image_size % unit:
+        raise ConfigError(f"image_size {image_size} is no multiple of patch_size x scale_factor: try {unit * 3}")
+    if hidden_size % (2 * heads):
+        raise ConfigError(f"hidden_size {hidden_size} is no multiple of twice the heads: try {2 * heads * 16}")
+    if vision_hidden_size % 2:
+        raise ConfigError(f"vision_hidden_size {vision_hidden_size} is odd: try {vision_hidden_size + 1}")
+    if abs(image_mean * 255 - round(image_mean * 255)) < 1e-3:
+        raise ConfigError(f"image_mean {image_mean} is a colour: a picture all of it would vanish; try {image_mean - 0.001:g}")
     image_tokens = (image_size // patch_size // scale_factor) ** 2
     processor = nano_processor(image_size, image_tokens, image_mean, image_std)
     tokenizer = processor.tokenizer
