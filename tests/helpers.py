@@ -16,7 +16,17 @@ from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
 from eyas.seeding import generator
-from eyas.types import Completion, ExecutedBy, ImagePart, Message, RewardBreakdown, Step, StopReason, TextPart, Trajectory
+from eyas.types import (
+    Completion,
+    ExecutedBy,
+    ImagePart,
+    Message,
+    RewardBreakdown,
+    Step,
+    StopReason,
+    TextPart,
+    Trajectory,
+)
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
 

@@ -138,9 +138,7 @@ def first_token_beyond(ids: np.ndarray, character: int, decode: Callable[[np.nda
     return low
 
 
-def micro_batches(
-    samples: Sequence[TrainingSample], size: int
-) -> Iterator[list[TrainingSample]]:
+def micro_batches(samples: Sequence[TrainingSample], size: int) -> Iterator[list[TrainingSample]]:
     """Splits a minibatch by similar length, so that little is padded. The gradient does not depend on the split."""
     ordered = sorted(samples, key=lambda s: len(s.ids))
     for start in range(0, len(ordered), size):

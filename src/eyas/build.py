@@ -304,4 +304,14 @@ def _plan(stage: Any) -> str:
     return f"{stage.episodes} episodes a row, decodings {', '.join(stage.decodings)}"
 
 
-__all__ = ["Agent", "UnsupportedSpace", "build_policy", "build_run", "build_task", "evaluate", "make_env", "preflight", "train"]
+__all__ = [
+    "Agent",
+    "UnsupportedSpace",
+    "build_policy",
+    "build_run",
+    "build_task",
+    "evaluate",
+    "make_env",
+    "preflight",
+    "train",
+]

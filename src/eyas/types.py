@@ -181,6 +181,7 @@ class Step:
     reward: RewardBreakdown
     facts: Mapping[str, str] = field(default_factory=dict)  # the truth, where the environment tells it
     legal_actions: tuple[int, ...] | None = None
+    action_name: str | None = None  # of what was executed
     value: float | None = None  # V of the prompt, where the algorithm asked for it
     advantage: float | None = None
 

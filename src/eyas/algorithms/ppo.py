@@ -44,7 +44,11 @@ class PPO:
             if next_value is None:
                 raise ValueError("a trajectory's last step must say what its next value is")
             advantages, targets = gae(
-                np.array([s.reward for s in steps]), np.array([s.value for s in steps]), next_value, self.options.gamma, self.options.gae_lambda
+                np.array([s.reward for s in steps]),
+                np.array([s.value for s in steps]),
+                next_value,
+                self.options.gamma,
+                self.options.gae_lambda,
             )
             for step, advantage, target in zip(steps, advantages, targets, strict=True):
                 step.advantage, step.value_target = float(advantage), float(target)

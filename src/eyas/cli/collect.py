@@ -17,7 +17,9 @@ def collect(
     policy: Annotated[str, typer.Option(help="expert, random, or a checkpoint's folder.")] = "expert",
     episodes: Annotated[int, typer.Option(min=1)] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the demonstration episodes.")] = 0,
-    random_share: Annotated[float, typer.Option(min=0, max=1, help="Share of an expert's moves played at random.")] = 0.0,
+    random_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of an expert's moves played at random.")
+    ] = 0.0,
     env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
 ) -> None:

@@ -1,10 +1,11 @@
 """`eyas env`"""
 
+import inspect
 import json
 from typing import Annotated
 
-import gymnasium
 import typer
+from gymnasium.envs.registration import load_env_creator
 from rich.console import Console
 from rich.table import Table
 
@@ -23,13 +24,7 @@ def list_environments(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List the environments that ship with Eyas. Any other Gymnasium id with discrete actions works too."""
-    import inspect
-
-    rows = []
-    for env_id in ENTRY_POINTS:
-        cls = gymnasium.envs.registration.load_env_creator(ENTRY_POINTS[env_id])
-        source, _, about = (inspect.getdoc(cls) or "").partition("## Description")
-        rows.append({"id": env_id, "about": " ".join(about.split("\n\n")[0].split()).split(". ")[0]})
+    rows = [{"id": env_id, "about": _about(entry_point)} for env_id, entry_point in ENTRY_POINTS.items()]
     if as_json:
         print(json.dumps(rows))
         return
@@ -37,3 +32,9 @@ def list_environments(
     for row in rows:
         table.add_row(row["id"], row["about"])
     Console().print(table)
+
+
+def _about(entry_point: str) -> str:
+    """The first sentence of the description on the environment's page."""
+    _, _, description = (inspect.getdoc(load_env_creator(entry_point)) or "").partition("## Description")
+    return " ".join(description.split("\n\n")[0].split()).split(". ")[0]

@@ -9,7 +9,9 @@ from eyas.cli.arguments import environment_arguments
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder, a Hugging Face id or folder, or nano-random.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint's folder, a Hugging Face id or folder, or nano-random.")
+    ],
     env: Annotated[str, typer.Option(help="Gymnasium id, or module:Id.")],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes for each decoding.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes; never shared with training.")] = 0,

@@ -33,10 +33,10 @@ def frame(step: Step, image_store: ImageStore | None) -> np.ndarray | None:
 
 
 def action_name(step: Step) -> str:
-    """What was executed, as the policy named it where it did."""
-    if isinstance(step.parse, ParsedAction) and step.executed_by is not ExecutedBy.FALLBACK:
-        return step.parse.name
-    return str(step.action)
+    """How the model calls what was executed."""
+    if step.action_name is not None:
+        return step.action_name
+    return "nothing" if step.action is None else str(step.action)
 
 
 def thought(step: Step) -> str:

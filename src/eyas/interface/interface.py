@@ -101,12 +101,16 @@ class Interface:
             return replace(parsed, action=parsed.action + self.first_action)
         return parsed
 
+    def name_of(self, action: int) -> str:
+        """How the model calls an action of the environment."""
+        return self.description.action_names[action - self.first_action]
+
     def write(self, action: int, facts: Mapping[str, str]) -> str:
         """What a demonstrator who saw these facts and chose this action would have written."""
-        index = action - self.first_action
-        name = self.description.action_names[index]
+        name = self.name_of(action)
         write_thought = self.description.write_thought
-        return self.format.write(index, facts, write_thought(facts, name) if write_thought else f"I choose {name}.")
+        thought = write_thought(facts, name) if write_thought else f"I choose {name}."
+        return self.format.write(action - self.first_action, facts, thought)
 
 
 def _derived_description(env: gym.Env) -> TaskDescription:

@@ -96,8 +96,7 @@ class VisionLanguageModel(nn.Module):
             {
                 "role": m.role,
                 "content": [
-                    {"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text}
-                    for p in m.parts
+                    {"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in m.parts
                 ],
             }
             for m in messages
@@ -218,7 +217,9 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
 def _never_sampled(model: nn.Module, tokenizer: Any) -> set[int]:
     """Special tokens, image placeholders (no image is behind a sampled one), and rows that pad the output matrix."""
     config = model.config.to_dict()
-    vision = {v for k, v in config.items() if k.endswith("_token_id") and ("image" in k or "video" in k or "vision" in k)}
+    vision = {
+        v for k, v in config.items() if k.endswith("_token_id") and ("image" in k or "video" in k or "vision" in k)
+    }
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     padding = set(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))
     return {int(i) for i in vision | special | padding | set(tokenizer.all_special_ids) if isinstance(i, int)}

@@ -37,9 +37,7 @@ def nano_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def nano_processor(
-    image_size: int, image_tokens: int, image_mean: float, image_std: float
-) -> Idefics3Processor:
+def nano_processor(image_size: int, image_tokens: int, image_mean: float, image_std: float) -> Idefics3Processor:
     tokenizer = nano_tokenizer()
     edge = {"longest_edge": image_size}
     images = Idefics3ImageProcessorPil(
@@ -97,7 +95,9 @@ def build_nano(
     if vision_hidden_size % 2:
         raise ConfigError(f"vision_hidden_size {vision_hidden_size} is odd: try {vision_hidden_size + 1}")
     if abs(image_mean * 255 - round(image_mean * 255)) < 1e-3:
-        raise ConfigError(f"image_mean {image_mean} is a colour: a picture all of it would vanish; try {image_mean - 0.001:g}")
+        raise ConfigError(
+            f"image_mean {image_mean} is a colour: a picture all of it would vanish; try {image_mean - 0.001:g}"
+        )
     image_tokens = (image_size // patch_size // scale_factor) ** 2
     processor = nano_processor(image_size, image_tokens, image_mean, image_std)
     tokenizer = processor.tokenizer

@@ -67,8 +67,7 @@ class _ScriptedActor:
 
 
 def _wordless(turn: Turn, action: int, executed_by: ExecutedBy) -> Decision:
-    name = turn.interface.description.action_names[action - turn.interface.first_action]
-    return Decision(Completion(""), ParsedAction(action, name, "", {}, 0), executed_by)
+    return Decision(Completion(""), ParsedAction(action, turn.interface.name_of(action), "", {}, 0), executed_by)
 
 
 class RandomActor(_ScriptedActor):

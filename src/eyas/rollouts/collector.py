@@ -136,7 +136,9 @@ class Collector:
         weights = np.array([t.weight for t in self.tasks])
         if len(weights) == 1:
             return 0
-        return int(generator("task", self.run_seed, int(self.split), group).choice(len(weights), p=weights / weights.sum()))
+        return int(
+            generator("task", self.run_seed, int(self.split), group).choice(len(weights), p=weights / weights.sum())
+        )
 
     def _start(self, index: int, episode: int) -> None:
         """Begins an episode in a slot; where the environment fails, the episode is lost and the slot stays idle."""
@@ -299,6 +301,7 @@ class Collector:
                 reward=RewardBreakdown(terms, task.reward_scale),
                 facts=facts,
                 legal_actions=legal,
+                action_name=None if action is None else task.interface.name_of(action),
             )
         )
         return self._stop_reason(slot, effect, terminated, truncated)

@@ -162,6 +162,7 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         ),
         parse=_decode_parse(row),
         action=decode_action(json.loads(row["action"])),
+        action_name=row["executed_name"],
         executed_by=ExecutedBy(row["executed_by"]),
         reward=RewardBreakdown(json.loads(row["reward_terms"]), row["environment_scale"]),
         facts=json.loads(row["facts_truth"]),

@@ -69,6 +69,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("facts_written", pa.string()),  # JSON
         ("action_start", pa.int64()),
         ("action", pa.string()),  # JSON: what was executed
+        ("executed_name", pa.string()),
         ("executed_by", pa.string()),
         ("reward_terms", pa.string()),  # JSON
         ("environment_scale", pa.float64()),
@@ -250,6 +251,7 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
         "policy_version": completion.policy_version,
         **_encode_parse(step),
         "action": json.dumps(encode_action(step.action)),
+        "executed_name": step.action_name,
         "executed_by": step.executed_by.value,
         "reward_terms": json.dumps({name: float(term) for name, term in step.reward.terms.items()}),
         "environment_scale": step.reward.environment_scale,

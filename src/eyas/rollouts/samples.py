@@ -28,7 +28,9 @@ def annotate(policy: Policy, trajectories: Sequence[Trajectory]) -> None:
         trajectory.final_value = next(values)
 
 
-def build_samples(trajectories: Sequence[Trajectory], model: VisionLanguageModel, images: ImageStore) -> list[TrainingSample]:
+def build_samples(
+    trajectories: Sequence[Trajectory], model: VisionLanguageModel, images: ImageStore
+) -> list[TrainingSample]:
     """One sample a step, on the sampled token ids: text is never tokenised again here.
 
     Raises DatasetError for a completion without token ids or log-probs (an expert's, a person's): such steps serve
@@ -71,5 +73,3 @@ def _sample(
         image_hashes=prompt.image_hashes,
         steps=(SampleStep(start, start + action, end),),
     )
-
-

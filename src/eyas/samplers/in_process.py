@@ -70,7 +70,9 @@ class InProcessSampler:
     Greedy completions of equal prompts are written once per policy version.
     """
 
-    def __init__(self, model: VisionLanguageModel, images: ImageStore, max_batch: int = 64, compact_below: float = COMPACT_BELOW):
+    def __init__(
+        self, model: VisionLanguageModel, images: ImageStore, max_batch: int = 64, compact_below: float = COMPACT_BELOW
+    ):
         self.model = model
         self.images = images
         self.max_batch = max_batch

@@ -39,7 +39,9 @@ class StageProgress:
         self.completed = completed
         text = format_numbers(numbers or {})
         if self._bar:
-            self._bar.update(self._task, completed=completed, **({"numbers": text} if text else {}))
+            self._bar.update(self._task, completed=completed)
+            if text:
+                self._bar.update(self._task, numbers=text)
         elif completed == self.total or time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()
             self.console.print(f"{self.title} {completed}/{self.total}  {text}", highlight=False, soft_wrap=True)
@@ -49,6 +51,8 @@ class StageProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()

@@ -196,7 +196,11 @@ class Run:
             before = signal.signal(signal.SIGINT, request)
         except ValueError:  # not in the main thread: leave the signal alone
             return lambda: None
-        return lambda: signal.signal(signal.SIGINT, before) and None
+
+        def undo() -> None:
+            signal.signal(signal.SIGINT, before)
+
+        return undo
 
 
 def start_weights(run: Run, stage: SFTStage | RLStage) -> None:

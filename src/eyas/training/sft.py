@@ -64,9 +64,7 @@ def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> Non
             shown |= {"exact": numbers.get("validation/exact_match", shown.get("exact"))}
             progress.update(index + 1, shown)
             if (is_due or run.stop_requested) and not is_last:
-                run.save_iteration(
-                    index + 1, {"optimizer": optimizer.state_dict(), "learner": learner.state_dict()}
-                )
+                run.save_iteration(index + 1, {"optimizer": optimizer.state_dict(), "learner": learner.state_dict()})
                 run.stop_here()
 
 

@@ -62,7 +62,15 @@ def test_demo_goes_through_every_stage_and_reports_the_ladder(finished_run: Path
 
 def test_demo_run_folder_is_complete(finished_run: Path) -> None:
     names = {p.name for p in finished_run.iterdir()}
-    assert {"config.toml", "environment.json", "metrics.jsonl", "trajectories", "images", "checkpoints", "eval"} <= names
+    assert {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "trajectories",
+        "images",
+        "checkpoints",
+        "eval",
+    } <= names
     assert {"untrained", "sft", "rl", "sft_continued"} <= {p.name for p in (finished_run / "checkpoints").iterdir()}
     assert len(load_trajectories(finished_run, "rl_000001")) >= 8
 

@@ -61,7 +61,8 @@ def _episode(store: MemoryImageStore, num_steps: int = 3, size: int = 24, seed: 
         if index == 1:
             parse, by = ParseFailure(FailureReason.NO_ACTION_KEY, EVIL, 3), ExecutedBy.FALLBACK
         reward = RewardBreakdown({"environment": 1.0 * index, "parse": -0.5})
-        steps.append(Step((message,), Completion(f"written {index} {EVIL}"), parse, 1, by, reward))
+        completion = Completion(f"written {index} {EVIL}")
+        steps.append(Step((message,), completion, parse, 1, by, reward, action_name=f"right {EVIL}"))
     return Trajectory(0, 4, 17, steps, StopReason.TERMINATED, success=True)
 
 

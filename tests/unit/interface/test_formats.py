@@ -52,7 +52,16 @@ def test_what_is_written_is_read_back(names, fact, thought, thoughts):
 
 @pytest.mark.parametrize(
     "names",
-    [("1", "10", "100"), ("-", "+"), ("a", "A"), ('say "hi"', "say"), ("\\", "\\\\"), ("ß", "ss"), ("é", "e"), (" x", "y ")],
+    [
+        ("1", "10", "100"),
+        ("-", "+"),
+        ("a", "A"),
+        ('say "hi"', "say"),
+        ("\\", "\\\\"),
+        ("ß", "ss"),
+        ("é", "e"),
+        (" x", "y "),
+    ],
 )
 def test_names_that_are_nearly_alike_are_told_apart(names):
     form = JsonFormat(names, thoughts=False)

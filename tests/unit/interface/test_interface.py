@@ -34,7 +34,7 @@ def test_the_picture_comes_from_the_observation_or_from_render():
 
 
 def test_what_cannot_be_shown_or_chosen_is_refused_with_advice():
-    with pytest.raises(UnsupportedSpace, match="render_mode=\"rgb_array\""):
+    with pytest.raises(UnsupportedSpace, match='render_mode="rgb_array"'):
         Interface.for_env(Spaces(spaces.Discrete(4)))
     with pytest.raises(UnsupportedSpace, match="not Discrete"):
         Interface.for_env(Spaces(PICTURE, spaces.Box(-1, 1)))

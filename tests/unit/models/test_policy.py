@@ -72,7 +72,13 @@ def test_what_is_no_policy_is_refused(tmp_path):
 def test_values_start_at_0_and_do_not_depend_on_the_batch():
     policy = nano_policy()
     h = policy.images.put(picture())
-    prompts = [prompt("a", h), prompt("a much longer question, is it not?"), prompt("b", h), prompt("a", h), prompt("c")]
+    prompts = [
+        prompt("a", h),
+        prompt("a much longer question, is it not?"),
+        prompt("b", h),
+        prompt("a", h),
+        prompt("c"),
+    ]
     assert policy.values(prompts).tolist() == [0.0] * 5
     policy.value_head.layers[2].weight.data.normal_()
     together = policy.values(prompts)

@@ -1,0 +1,114 @@
+"""Batches: which tokens are learned from, where the action begins, how a minibatch is split."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eyas.batch import Denominators, SampleStep, TrainingSample, collate, first_token_beyond, micro_batches
+from eyas.models.nano import nano_tokenizer
+
+A = TrainingSample(np.array([5, 6, 7, 8, 9]), ("h",), (SampleStep(3, 4, 5, value=0.5, advantage=2.0, value_target=1.5),),
+                   np.array([-1, -2], np.float32))  # fmt: skip
+B = TrainingSample(np.array([1, 2, 3, 4, 5, 6, 7]), (), (SampleStep(1, 1, 3, advantage=3.0), SampleStep(5, 7, 7)),
+                   np.array([-3, -4, -5, -6], np.float32))  # fmt: skip
+
+
+def test_collate_by_hand():
+    batch = collate([A, B], pad_id=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9, 0, 0], [1, 2, 3, 4, 5, 6, 7]]
+    assert batch.attention_mask.tolist() == [[True] * 5 + [False] * 2, [True] * 7]
+    assert batch.position_ids.tolist() == [list(range(7))] * 2
+    assert batch.token_rows.tolist() == [0, 0, 1, 1, 1, 1]
+    assert batch.token_columns.tolist() == [2, 3, 0, 1, 4, 5]  # one before the token: its hidden state predicts it
+    assert batch.token_ids.tolist() == [8, 9, 2, 3, 6, 7]
+    assert batch.token_steps.tolist() == [0, 0, 1, 1, 2, 2]
+    assert batch.is_thought.tolist() == [True, False, False, False, True, True]
+    assert batch.sampling_logprobs.tolist() == [-1, -2, -3, -4, -5, -6]
+    assert batch.step_rows.tolist() == [0, 1, 1]
+    assert batch.step_columns.tolist() == [2, 0, 4]
+    assert batch.values.tolist() == [0.5, 0, 0]
+    assert batch.advantages.tolist() == [2, 3, 0]
+    assert batch.value_targets.tolist() == [1.5, 0, 0]
+    assert batch.image_hashes == [("h",), ()]
+
+
+def test_one_sample_without_logprobs_leaves_the_batch_without():
+    assert collate([A, TrainingSample(A.ids, (), A.steps)], 0).sampling_logprobs is None
+
+
+def test_denominators_count_steps_and_completion_tokens():
+    assert Denominators.of([A, B]) == Denominators(steps=3, tokens=6)
+    assert Denominators.of([]) == Denominators(1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_micro_batches_hold_every_sample_once(size):
+    samples = [TrainingSample(np.arange(n), (), ()) for n in (5, 1, 4, 1, 3)]
+    parts = list(micro_batches(samples, size))
+    assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples))
+    assert all(len(p) <= size for p in parts)
+
+
+# ----------------------------------------------------------------------------------------------- the action span
+
+
+def spell(*tokens):
+    """A decoder for tokens that are given as bytes."""
+    return np.arange(len(tokens)), lambda ids: b"".join(tokens[i] for i in ids).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(("character", "token"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (99, 3)])
+def test_the_token_that_reaches_past_an_offset(character, token):
+    ids, decode = spell(b"ab", b"cd", b"ef")
+    assert first_token_beyond(ids, character, decode) == token
+
+
+def test_a_token_that_straddles_the_offset_belongs_to_the_action():
+    ids, decode = spell(b'so", "act', b'ion": "+"}')
+    assert first_token_beyond(ids, 5, decode) == 0
+    ids, decode = spell(b"so", b'", "', b'action": "+"}')
+    assert first_token_beyond(ids, 5, decode) == 1
+
+
+def test_characters_that_several_tokens_spell():
+    grin = "😀".encode()
+    ids, decode = spell(b"a", grin[:1], grin[1:3], grin[3:], b'"action"')
+    assert first_token_beyond(ids, 2, decode) == 4
+    assert first_token_beyond(ids, 1, decode) == 1
+    in_bytes = [len(b"a" + grin[:k]) > 2 for k in (1, 3, 4)].index(True)  # the wrong variant counts bytes
+    assert 1 + in_bytes != 4
+
+
+def test_no_tokens():
+    assert first_token_beyond(np.array([]), 0, lambda ids: "") == 0
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return nano_tokenizer()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=12),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=12),
+)
+def test_the_action_span_holds_the_whole_action_and_nothing_that_ends_before(tokenizer, before, after):
+    ids = np.array(tokenizer(before + after, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+    def decode(some):
+        return tokenizer.decode(some.tolist(), clean_up_tokenization_spaces=False)
+
+    first = first_token_beyond(ids, len(before), decode)
+    assert len(decode(ids[:first])) <= len(before)
+    assert first == len(ids) or len(decode(ids[: first + 1])) > len(before)
+    every = [k for k in range(len(ids)) if len(decode(ids[: k + 1])) > len(before)]  # by trying every token
+    assert first == (every[0] if every else len(ids))
+
+
+def test_torch_indexing_of_an_empty_step_list():
+    batch = collate([TrainingSample(np.arange(3), (), ())], 0)
+    assert batch.token_ids.shape == (0,)
+    assert batch.token_ids.dtype == torch.long
