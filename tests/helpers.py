@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from eyas.interface import Interface
@@ -34,10 +35,12 @@ SMALL = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
 
 
 def nano_policy(seed: int = 0, max_batch: int = 64, **options: Any) -> Policy:
-    """A small nano with random weights that are not so flat that every token has the same log-prob."""
+    """A small nano with random weights, the value head's included."""
     images = MemoryImageStore()
     model = VisionLanguageModel(*build_nano(seed=seed, **(SMALL | options)))
-    return Policy(model, InProcessSampler(model, images, max_batch), images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Policy(model, InProcessSampler(model, images, max_batch), images)
 
 
 def picture(seed: int = 0, height: int = 60, width: int = 60) -> np.ndarray:
@@ -57,7 +60,7 @@ class CountingEnv(gym.Env):
     The reward of step k is k + 1. Action 1 wins: success is that the last action was 1.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = spaces.Text(100)
     action_space = spaces.Discrete(2)
 
@@ -81,7 +84,7 @@ class CountingEnv(gym.Env):
         return self._words(), float(len(self.actions)), terminated, truncated, info
 
     def _words(self) -> str:
-        return f"start {self.start} played {self.actions}"
+        return f"start {self.start:06d} played {self.actions}"
 
     def _info(self) -> dict[str, Any]:
         return {"facts": {"played": str(len(self.actions))}, **self.extra_info}

@@ -40,11 +40,12 @@ from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
 from eyas.seeding import generator
+from eyas.training import loop
 from eyas.training.learner import Learner
-from eyas.training.loop import reinforce
+from eyas.training.memory import keep_freed_memory
 from eyas.training.optim import Optimizer
 from eyas.training.run import Run
-from eyas.types import Completion, Message, SampleRequest, StopRule
+from eyas.types import Completion, ImageStore, Message, SampleRequest, StopRule
 
 GOALS: dict[str, tuple[str, float]] = {
     "sampler_vs_bare": ("at least", 0.8),
@@ -70,7 +71,8 @@ TINY_LR = 1e-9  # the weights stay: every repeat does the same work
 class Sizes:
     """How much is measured."""
 
-    repeats: int
+    repeats: int  # of the sampler's sides
+    updates: int  # repeats of the learner's sides
     prompts: int  # the sampler's batch
     new_tokens: int
     samples: int  # the learner's minibatch
@@ -80,8 +82,8 @@ class Sizes:
     memory_iterations: int  # N: memory after N is compared with memory after 3N
 
 
-FULL = Sizes(12, 32, 32, 64, 32, 8, 4, 4)
-QUICK = Sizes(2, 6, 8, 6, 4, 2, 2, 1)
+FULL = Sizes(12, 7, 32, 32, 64, 32, 8, 5, 4)
+QUICK = Sizes(2, 2, 6, 8, 6, 4, 2, 2, 1)
 
 
 def run_bench(quick: bool = False, on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -92,16 +94,17 @@ def run_bench(quick: bool = False, on_progress: Callable[[str], None] | None = N
     sizes = QUICK if quick else FULL
     say = on_progress or (lambda what: None)
     begun = time.perf_counter()
+    keep_freed_memory()  # as in a run
     result: dict[str, Any] = {"ratios": {}, "spread": {}, "rates_per_s": {}, "counts": {}}
     with one_thread():
         policy, tasks = bench_policy(), [build_task(TaskConfig(env=e, env_args=a)) for e, a in ENVS]
         messages = prompts(tasks, policy.images, sizes.prompts)
         say("sampler against the bare model")
-        _compare(result, "sampler_vs_bare", sampler_sides(policy, messages, sizes), sizes)
+        _compare(result, "sampler_vs_bare", sampler_sides(policy, messages, sizes), sizes.repeats)
         say("sampler against lock-step")
-        _compare(result, "sampler_vs_lockstep", lockstep_sides(policy, messages, sizes), sizes)
+        _compare(result, "sampler_vs_lockstep", lockstep_sides(policy, messages, sizes), sizes.repeats)
         say("learner against the bare model")
-        _compare(result, "learner_vs_bare", learner_sides(policy, tasks, sizes), sizes)
+        _compare(result, "learner_vs_bare", learner_sides(policy, tasks, sizes), sizes.updates)
         say("share of an iteration that is not the model")
         _add_ratio(result, "overhead_share", overhead_shares(sizes))
         say("memory over iterations")
@@ -171,7 +174,7 @@ def _now_here() -> float:
 
 
 def measure(sides: Sequence[Side], repeats: int) -> None:
-    """Times the sides in turn, each next repeat in the opposite order, after one run of each to warm up."""
+    """Times the sides in turn, every other repeat in the opposite order, after one run of each to warm up."""
     for repeat in range(-1, repeats):
         for side in sides if repeat % 2 else reversed(sides):
             begun = _now()
@@ -182,9 +185,9 @@ def measure(sides: Sequence[Side], repeats: int) -> None:
                 side.counts.add(count)
 
 
-def _compare(result: dict[str, Any], name: str, sides: Sequence[Side], sizes: Sizes) -> None:
+def _compare(result: dict[str, Any], name: str, sides: Sequence[Side], repeats: int) -> None:
     """The rate of the first side against the fastest of the others, repeat by repeat."""
-    measure(sides, sizes.repeats)
+    measure(sides, repeats)
     ours, *others = sides
     fastest = max(others, key=lambda s: s.rate)
     _add_ratio(result, name, [bare / own for bare, own in zip(fastest.seconds, ours.seconds, strict=True)])
@@ -209,7 +212,7 @@ def bench_policy() -> Policy:
     return policy
 
 
-def prompts(tasks: Sequence[Task], images: MemoryImageStore, number: int) -> list[tuple[Message, ...]]:
+def prompts(tasks: Sequence[Task], images: ImageStore, number: int) -> list[tuple[Message, ...]]:
     """First prompts of different episodes, all with different pictures, the tasks in turn."""
     envs = [task.make_env() for task in tasks]
     messages = []
@@ -505,7 +508,7 @@ def _iterate(run: Run, on_iteration: Callable[[int], None]) -> None:
     stage = run.config.stages[0]
     assert isinstance(stage, RLStage)
     with patched(run, "log", log_and_call):
-        reinforce(run, stage)
+        loop.reinforce(run, stage)
 
 
 # ----------------------------------------------------------------------------------------------- memory

@@ -4,11 +4,12 @@ import difflib
 import inspect
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import torch
@@ -22,6 +23,7 @@ from eyas.config import (
     InterfaceConfig,
     ModelConfig,
     RLStage,
+    Row,
     RunConfig,
     SFTStage,
     TaskConfig,
@@ -106,6 +108,7 @@ def _reward(name: str, interface: Interface) -> Any:
 
 def build_policy(config: ModelConfig, images: MemoryImageStore) -> Policy:
     """A built-in model, a checkpoint, or any Hugging Face id or folder, with sampler and value head."""
+    transformers.utils.logging.disable_progress_bar()  # of every load and save; the stages show their own
     dtype = getattr(torch, config.dtype)
     if config.name == "nano-random":
         model, processor = _build_nano(config)
@@ -173,6 +176,7 @@ class Agent:
     policy: Policy
     images: MemoryImageStore
     interface_config: InterfaceConfig
+    name: str = "rl"  # which row of the ladder it is
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "Agent":
@@ -183,7 +187,9 @@ class Agent:
         """
         images = MemoryImageStore()
         policy = build_policy(ModelConfig(name=str(name), **options), images)
-        return cls(policy, images, _trained_interface(Path(name)))
+        is_checkpoint = (Path(name) / POLICY_FILE).exists()
+        row = Path(name).name if Path(name).name in get_args(Row) else "rl"
+        return cls(policy, images, _trained_interface(Path(name)), row if is_checkpoint else "untrained")
 
     def task(self, env_id: str, **env_args: Any) -> Task:
         return build_task(TaskConfig(env=env_id, env_args=env_args, interface=self.interface_config))
@@ -205,12 +211,10 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     decodings: Sequence[str] = ("greedy", "sample"),
-    policy_name: str = "rl",
     on_episode: Callable[[int], None] | None = None,
     **env_args: Any,
 ) -> EvalReport:
     """Plays an environment on evaluation seeds, greedily and at temperature 1."""
-    import time
 
     begun = time.perf_counter()
     task = agent.task(env_id, **env_args)
@@ -218,7 +222,7 @@ def evaluate(
     for decoding in decodings:
         actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
         played = play(task, actor, agent.images, seed, episodes, on_episode=on_episode)
-        rows.append(evaluation_row(policy_name, decoding, played, task.interface.format.fact_keys))
+        rows.append(evaluation_row(agent.name, decoding, played, task.interface.format.fact_keys))
         agent.images.clear()
     return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
 
@@ -228,7 +232,6 @@ def evaluate(
 
 def build_run(config: RunConfig, console: Console | None = None) -> Run:
     """Every object of a run; nothing is written yet."""
-    transformers.utils.logging.disable_progress_bar()  # of every save; the stages show their own
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     images = MemoryImageStore()

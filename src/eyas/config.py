@@ -156,9 +156,7 @@ class PPOConfig(Config):
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="of generalised advantage estimation over steps")
     clip: float = Field(default=0.2, gt=0, description="largest change of the ratio that is rewarded")
     value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
-    value_clip: float | None = Field(
-        default=0.2, gt=0, description="largest change of a value that is rewarded; none: no limit"
-    )
+    value_clip: float = Field(default=0.2, ge=0, description="largest change of a value that is rewarded; 0: no limit")
     entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus, nats a token")
     normalise_advantages: bool = Field(default=True, description="to mean 0 and standard deviation 1 over an iteration")
 

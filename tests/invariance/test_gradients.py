@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt
 
 from eyas.algorithms import PPO, Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample, collate, micro_batches
 from eyas.config import OptimConfig, PPOConfig
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
+from helpers import nano_policy, picture, prompt
 
 ALGORITHMS = {
     "supervised": Supervised(),
@@ -36,13 +36,24 @@ def samples(policy):
         length = 1 + 3 * i % 7
         ids = np.concatenate([encoded.ids, rng.integers(300, 2000, length)])
         start = len(encoded.ids)
-        span = SampleStep(start, start + length // 2, start + length, value=rng.normal(), advantage=rng.normal(), value_target=rng.normal())
-        result.append(TrainingSample(ids, encoded.image_hashes, (span,), rng.normal(-7.6, 0.1, length).astype(np.float32)))
+        span = SampleStep(
+            start,
+            start + length // 2,
+            start + length,
+            value=rng.normal(),
+            advantage=rng.normal(),
+            value_target=rng.normal(),
+        )
+        result.append(
+            TrainingSample(ids, encoded.image_hashes, (span,), rng.normal(-7.6, 0.1, length).astype(np.float32))
+        )
     return result
 
 
 def make_learner(policy, algorithm, size):
-    return Learner(policy, algorithm, Optimizer(policy.model, policy.value_head, OptimConfig(max_grad_norm=1e9), 1), 1.0, size)
+    return Learner(
+        policy, algorithm, Optimizer(policy.model, policy.value_head, OptimConfig(max_grad_norm=1e9), 1), 1.0, size
+    )
 
 
 def gradients(policy, algorithm, samples, size, denominators=None):
@@ -111,7 +122,9 @@ def test_paddingside_padded_equals_alone(policy, samples, name):
     unmasked.attention_mask = torch.ones_like(unmasked.input_ids)
     with torch.no_grad():
         hidden, _ = policy.model.hidden(unmasked.input_ids, unmasked.attention_mask, unmasked.position_ids[1:])
-        reference, _ = policy.model.hidden(torch.tensor(short.ids)[None], torch.ones(1, len(short.ids)), torch.arange(len(short.ids))[None])
+        reference, _ = policy.model.hidden(
+            torch.tensor(short.ids)[None], torch.ones(1, len(short.ids)), torch.arange(len(short.ids))[None]
+        )
     assert (hidden[0, -1] - reference[0, -1]).abs().max() > 1e-3
 
 

@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt, step, trajectory
 from torch import nn
 
-from eyas.algorithms import PPO, Supervised
-from eyas.batch import collate
+from eyas.algorithms import PPO, LearnerOutput, Supervised
+from eyas.batch import Denominators, collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.interface.formats import JsonFormat
 from eyas.models.logprobs import token_logprobs
@@ -17,6 +16,7 @@ from eyas.rollouts.samples import annotate, build_samples
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.types import SampleRequest
+from helpers import nano_policy, picture, prompt, step, trajectory
 
 NATS = 1e-4
 FORM = JsonFormat(("left", "right"))
@@ -33,8 +33,8 @@ def played(policy, temperature=1.0, num=24, with_images="some"):
     pictures = [policy.images.put(picture(i)) for i in range(3)]
     requests = []
     for i in range(num):
-        has_image = with_images == "all" or (with_images == "some" and i % 3)
-        messages = prompt(TEXTS[i // 2 % 3], *([pictures[i // 4 % 3]] if has_image else []))
+        num_images = {"all": 1 + i // 3 % 2, "none": 0, "some": i // 3 % 3}[with_images]
+        messages = prompt(TEXTS[i // 2 % 3], *[pictures[(i // 4 + k) % 3] for k in range(num_images)])
         requests.append(SampleRequest(messages, i, 1 + 5 * i % 17, temperature))  # rows leave the batch at any time
     completions = policy.sample(requests)
     return [
@@ -166,15 +166,16 @@ def logit_gradient(policy, samples, algorithm, shift=0):
     logits.retain_grad()
     all_logprobs = token_logprobs(logits[batch.token_rows, batch.token_columns], 1.0, policy.model.forbidden_ids)
     chosen = all_logprobs.gather(-1, batch.token_ids[:, None])[:, 0]
-    from eyas.algorithms import LearnerOutput
-    from eyas.batch import Denominators
-
     output = LearnerOutput(chosen, None, torch.zeros(len(batch.step_rows)))
     algorithm.loss(batch, output, Denominators.of(samples)).total.backward()
     return logits.grad.abs().sum(-1)
 
 
-@pytest.mark.parametrize("algorithm", [PPO(PPOConfig()), PPO(PPOConfig(ratio="token")), Supervised()], ids=["step", "token", "sft"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [PPO(PPOConfig(clip=100)), PPO(PPOConfig(ratio="token", clip=100)), Supervised()],
+    ids=["step", "token", "sft"],
+)
 def test_mask_only_positions_before_sampled_tokens_get_a_gradient(algorithm):
     policy = nano_policy()
     samples = build_samples(played(policy, num=9), policy.model, policy.images)
@@ -197,7 +198,9 @@ def test_boundary_what_the_template_adds_after_a_turn_is_not_learned():
     completion = policy.sample([SampleRequest(prompt("Go."), 0, 4)])[0]
     ids = np.append(completion.token_ids, end).astype(np.int32)
     ended = dataclasses.replace(completion, token_ids=ids, sampling_logprobs=np.zeros(len(ids), np.float32))
-    (sample,) = build_samples([trajectory([step(ended, FORM.parse(ended), messages=prompt("Go."))])], policy.model, policy.images)
+    (sample,) = build_samples(
+        [trajectory([step(ended, FORM.parse(ended), messages=prompt("Go."))])], policy.model, policy.images
+    )
     batch = collate([sample], policy.model.pad_id)
     assert batch.token_ids[-1] == end
     assert sample.steps[0].end == len(sample.ids)

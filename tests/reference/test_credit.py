@@ -1,10 +1,11 @@
 """Advantages: by hand, by closed form, against Stable-Baselines3, and at every kind of ending."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from helpers import nano_policy, prompt, step, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -16,6 +17,7 @@ from eyas.batch import SampleStep, TrainingSample
 from eyas.config import PPOConfig
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.types import Completion, ParsedAction, StopReason
+from helpers import nano_policy, prompt, step, trajectory
 
 numbers = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=8)
 
@@ -72,7 +74,7 @@ def test_gae_equals_stable_baselines3(gamma, lam):
         )
     buffer.compute_returns_and_advantage(torch.tensor([last_value]), np.array([False]))
     cuts = [0, *(np.flatnonzero(ends) + 1), n]
-    ours = [gae(rewards[a:b], values[a:b], last_value if b == n else 0.0, gamma, lam) for a, b in zip(cuts, cuts[1:])]
+    ours = [gae(rewards[a:b], values[a:b], last_value if b == n else 0.0, gamma, lam) for a, b in pairwise(cuts)]
     assert len(cuts) > 5
     assert np.allclose(np.concatenate([a for a, _ in ours]), buffer.advantages[:, 0], atol=1e-5)
     assert np.allclose(np.concatenate([t for _, t in ours]), buffer.returns[:, 0], atol=1e-5)

@@ -63,7 +63,7 @@ class PPO:
         assert output.values is not None and batch.sampling_logprobs is not None
         new, old, advantages, elements, weights, count = self._policy_terms(batch, output, denominators)
         policy = (weights * clipped_policy_loss(new, old, advantages, self.options.clip)).sum() / count
-        value = clipped_value_loss(output.values, batch.values, batch.value_targets, self.options.value_clip)
+        value = clipped_value_loss(output.values, batch.values, batch.value_targets, self.options.value_clip or None)
         value = value.sum() / denominators.steps
         total = policy + self.options.value_coef * value
         metrics = {

@@ -39,7 +39,10 @@ class VisionLanguageModel(nn.Module):
     dropout is off in training too.
     """
 
-    def __init__(self, model: nn.Module, processor: Any):
+    model: Any  # what Hugging Face adds to a module differs between models
+    forbidden_ids: Tensor
+
+    def __init__(self, model: Any, processor: Any):
         super().__init__()
         self.model = model
         self.processor = processor
@@ -207,14 +210,14 @@ def _nbytes(tensors: dict[str, Tensor]) -> int:
     return sum(t.nbytes for t in tensors.values())
 
 
-def _end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
     return {int(i) for i in [*ends, tokenizer.eos_token_id] if i is not None}
 
 
-def _never_sampled(model: nn.Module, tokenizer: Any) -> set[int]:
+def _never_sampled(model: Any, tokenizer: Any) -> set[int]:
     """Special tokens, image placeholders (no image is behind a sampled one), and rows that pad the output matrix."""
     config = model.config.to_dict()
     vision = {

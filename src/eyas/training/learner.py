@@ -10,6 +10,7 @@ from eyas.batch import Denominators, TrainingBatch, TrainingSample, collate, mic
 from eyas.errors import TrainingDiverged
 from eyas.models.logprobs import token_logprobs
 from eyas.models.policy import Policy
+from eyas.training.memory import keep_freed_memory
 from eyas.training.optim import Optimizer
 
 
@@ -32,6 +33,7 @@ class Learner:
         self.micro_batch_size = micro_batch_size
         self.max_nonfinite_updates = max_nonfinite_updates
         self.nonfinite_in_a_row = 0
+        keep_freed_memory()
 
     def update(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
         """One step on a minibatch. An update that is not finite is refused and counted.

@@ -36,7 +36,7 @@ def loss(samples=None, **options):
 
 def test_loss_with_a_ratio_a_step():
     """λ 0.5: ratios √2 (clipped to 1.2) and 1/2 (clipped to 0.8). Values 1 and 1, targets 2 and 0.5, old 0 and 1."""
-    result = loss(thought_weight=0.5, clip=0.2, value_clip=None, value_coef=0.5, entropy_coef=0.1)
+    result = loss(thought_weight=0.5, clip=0.2, value_clip=0.0, value_coef=0.5, entropy_coef=0.1)
     policy = (-1.2 * 1 + 0.8 * 2) / 2
     value = (0.5 * 1**2 + 0.5 * 0.5**2) / 2
     entropy = (1 + 2 + 3) / 3
@@ -51,10 +51,14 @@ def test_loss_with_a_ratio_a_step():
 
 def test_loss_with_a_ratio_a_token():
     """Ratios 2 (clipped to 1.2, weight 0.5), 1 and 1/2 (clipped to 0.8); divided by three tokens."""
-    result = loss(ratio="token", thought_weight=0.5, clip=0.2, value_clip=None, value_coef=0.5)
+    result = loss(ratio="token", thought_weight=0.5, clip=0.2, value_clip=0.0, value_coef=0.5)
     policy = (0.5 * -1.2 - 1.0 + 0.8 * 2) / 3
     assert result.total.item() == pytest.approx(policy + 0.5 * 0.3125)
     assert result.metrics["train/clip_share"].item() == pytest.approx(2 / 3)
+
+
+def test_value_clip_0_is_no_limit():
+    assert loss(value_clip=0).total.item() == pytest.approx(loss(value_clip=1e9).total.item())
 
 
 def test_value_clip_in_the_total():
@@ -96,7 +100,7 @@ def everything(**options):
     samples = long_episode()
     algorithm = PPO(PPOConfig(**options))
     algorithm.credit(samples)
-    logprobs = torch.tensor([-1.3, -1.1, -0.7, -1.2, -1.0, -1.3])
+    logprobs = torch.tensor([-0.9, -1.1, -0.9, -1.3, -1.0, -1.1])
     entropy = torch.linspace(1, 2, 6) if algorithm.needs_entropy else None
     out = LearnerOutput(logprobs, entropy, torch.tensor([0.5, 0.2, 1.0]))
     return algorithm.loss(collate(samples, 0), out, Denominators.of(samples)).total.item()

@@ -4,19 +4,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import CountingEnv, picture
 
 import eyas.envs  # noqa: F401
 from eyas.errors import ConfigError, UnsupportedSpace
 from eyas.interface import Interface
 from eyas.rollouts.images import MemoryImageStore
 from eyas.types import Completion, FailureReason, ImagePart, TaskDescription, TextPart
+from helpers import CountingEnv, picture
 
 
 class Spaces(gym.Env):
     """An environment that is only spaces."""
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def __init__(self, observations, actions=None, render_mode=None, description=None):
         self.observation_space, self.action_space = observations, actions or spaces.Discrete(3)

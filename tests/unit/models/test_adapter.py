@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt
 from torch import nn
 
 from eyas.errors import ModelError
@@ -12,6 +11,7 @@ from eyas.models.adapter import VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
 from eyas.models.nano import build_nano
 from eyas.types import Message, TextPart
+from helpers import nano_policy, picture, prompt
 
 
 @pytest.fixture(scope="module")

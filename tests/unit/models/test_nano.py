@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -11,6 +10,7 @@ from eyas.errors import ConfigError
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano, nano_tokenizer
 from eyas.rollouts.images import MemoryImageStore
+from helpers import nano_policy, picture, prompt
 
 
 @pytest.fixture(scope="module")

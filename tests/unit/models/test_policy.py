@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt
 
 from eyas.errors import CheckpointError
 from eyas.models.policy import POLICY_FILE
 from eyas.types import SampleRequest
+from helpers import nano_policy, picture, prompt
 
 
 def request(policy, seed=0, temperature=0.0):

@@ -1,11 +1,11 @@
 """The recognition reward, worked by hand."""
 
 import pytest
-from helpers import CountingEnv, step, trajectory
 
 from eyas.interface import Interface
 from eyas.rewards.recognition import RecognitionReward, recognised_share
 from eyas.types import FailureReason, ParsedAction, ParseFailure
+from helpers import CountingEnv, step, trajectory
 
 KEYS = ("current", "target")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import nano_policy, picture, prompt
 
 from eyas.interface.formats import JSON_STOP
 from eyas.types import FinishReason, SampleRequest, StopRule
+from helpers import nano_policy, picture, prompt
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_end_of_turn_can_be_sampled_and_ends_the_completion(policy):
     boost(policy, [end], 7.0)
     completions = sample(policy, 40)
     ended = [c for c in completions if c.finish_reason is FinishReason.END_TOKEN]
-    assert 10 < len(ended)
+    assert len(ended) > 10
     assert all(c.token_ids[-1] == end and end not in c.token_ids[:-1] for c in ended)
     assert all("<" not in c.text or "utterance" not in c.text for c in ended)
     assert all(len(c.token_ids) == len(c.sampling_logprobs) for c in completions)

@@ -1,0 +1,70 @@
+"""Trajectories to samples: spans, rewards and what is refused."""
+
+import numpy as np
+import pytest
+
+from eyas.errors import DatasetError
+from eyas.interface.formats import JsonFormat
+from eyas.rollouts.samples import build_samples, supervised_sample
+from eyas.types import Completion, RewardBreakdown, StopReason
+from helpers import nano_policy, prompt, step, trajectory
+
+FORM = JsonFormat(("left", "right"))
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return nano_policy()
+
+
+def written(policy, text, **fields):
+    """A step whose completion is this text, as if it had been sampled."""
+    ids = np.array(policy.model.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    completion = Completion(text, ids, np.full(len(ids), -1, np.float32))
+    return step(completion, FORM.parse(completion), messages=prompt("Go."), **fields)
+
+
+TEXT = '{"thoughts": "é 😀 so I go", "action": "left"}'
+
+
+def test_the_action_span_begins_with_the_action_key(policy):
+    (sample,) = build_samples([trajectory([written(policy, TEXT)])], policy.model, policy.images)
+    (span,) = sample.steps
+    thought, action = sample.ids[span.start : span.action_start], sample.ids[span.action_start : span.end]
+    assert policy.model.decode(np.concatenate([thought, action])) == TEXT
+    assert '"action": "left"}' in policy.model.decode(action)
+    assert '"action' not in policy.model.decode(thought)
+    assert len(policy.model.decode(action)) - len('"action": "left"}') < 4  # at most the token that straddles
+
+
+@pytest.mark.parametrize("text", ["no key at all", '{"thoughts": "'])
+def test_without_an_action_everything_is_thought(policy, text):
+    (sample,) = build_samples([trajectory([written(policy, text)])], policy.model, policy.images)
+    assert sample.steps[0].action_start == sample.steps[0].end == len(sample.ids)
+
+
+def test_rewards_are_the_scaled_totals_and_only_the_last_step_has_a_next_value(policy):
+    steps = [written(policy, TEXT) for _ in range(3)]
+    steps[1].reward = RewardBreakdown({"environment": 10.0, "recognition": 0.25}, environment_scale=0.1)
+    episode = trajectory(steps, StopReason.CUT, final_value=0.7)
+    other = trajectory([written(policy, TEXT)], final_value=0.0)
+    samples = build_samples([episode, other], policy.model, policy.images)
+    assert [s.steps[0].reward for s in samples] == [0.0, 1.25, 0.0, 0.0]
+    assert [s.steps[0].next_value for s in samples] == [None, None, 0.7, 0.0]
+    assert [s.trajectory for s in samples] == [0, 0, 0, 1]
+
+
+def test_steps_of_an_expert_are_refused_with_advice(policy):
+    expert = step(Completion(TEXT), FORM.parse(Completion(TEXT)), messages=prompt("Go."))
+    with pytest.raises(DatasetError, match=r"step 1 of episode 7 .* use an sft stage"):
+        build_samples([trajectory([written(policy, TEXT), expert], episode=7)], policy.model, policy.images)
+
+
+def test_a_target_of_supervision_ends_the_turn_and_has_no_sampling_logprobs(policy):
+    demonstrated = written(policy, TEXT)
+    sample = supervised_sample(demonstrated.messages, TEXT, demonstrated, policy.model, policy.images)
+    (span,) = sample.steps
+    assert sample.sampling_logprobs is None
+    assert sample.ids[-1] in policy.model.end_ids and span.end == len(sample.ids)
+    assert policy.model.decode(sample.ids[span.start :]) == TEXT
+    assert '"action": "left"}' in policy.model.decode(sample.ids[span.action_start :])

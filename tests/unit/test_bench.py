@@ -1,0 +1,119 @@
+"""The benchmark measures what it says: both sides do the same work. Speed itself is not tested."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from eyas import bench
+from eyas.bench import ENVS, GOALS, MEANINGS, QUICK, format_bench, run_bench
+from eyas.build import build_task
+from eyas.config import TaskConfig
+from eyas.models.adapter import VisionLanguageModel
+from eyas.samplers.in_process import InProcessSampler
+from eyas.types import SampleRequest
+
+
+@pytest.fixture(scope="module")
+def result():
+    before = VisionLanguageModel.hidden, torch.Tensor.backward, torch.get_num_threads()
+    result = run_bench(quick=True)
+    assert (VisionLanguageModel.hidden, torch.Tensor.backward, torch.get_num_threads()) == before
+    return result
+
+
+@pytest.fixture
+def policy():
+    return bench.bench_policy()
+
+
+@pytest.fixture
+def messages(policy):
+    return bench.prompts([build_task(TaskConfig(env=e, env_args=a)) for e, a in ENVS], policy.images, 6)
+
+
+def test_the_result_is_json_with_every_ratio_and_where_it_comes_from(result):
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result["ratios"]) == set(result["spread"]) == set(MEANINGS)
+    assert set(GOALS) <= set(MEANINGS)
+    assert {"hardware", "commit", "dirty", "versions", "peak_memory_gib", "memory", "duration_s"} <= set(result)
+    assert result["quick"] is True
+
+
+def test_every_ratio_lies_within_its_spread(result):
+    for name, ratio in result["ratios"].items():
+        spread = result["spread"][name]
+        assert 0 < spread["min"] <= ratio == spread["median"] <= spread["max"] < 20, name
+        assert spread["repeats"] >= 2
+    assert 0 < result["ratios"]["overhead_share"] < 1
+    assert 0.1 < result["peak_memory_gib"] < 100
+
+
+def test_the_sides_did_the_same_work(result):
+    counts = result["counts"]
+    assert counts["sampler_vs_bare"] == {
+        n: [QUICK.prompts * QUICK.new_tokens] for n in ("sampler", "generate", "bare_loop")
+    }
+    assert counts["learner_vs_bare"] == {n: [QUICK.samples] for n in ("learner", "model_loss", "completion_loss")}
+    lengths = counts["sampler_vs_lockstep"]
+    assert lengths["sampler"] == lengths["lockstep"] and len(lengths["sampler"]) == 1
+    for name, rates in result["rates_per_s"].items():
+        assert all(math.isfinite(r) and r > 0 for r in rates.values())
+        assert rates[result["spread"][name]["against"]] == max(list(rates.values())[1:])
+
+
+def test_the_table_shows_every_ratio(result):
+    table = format_bench(result)
+    assert list(table.columns[0].cells)[: len(MEANINGS)] == list(result["ratios"])
+
+
+def test_the_bare_loop_reads_the_prompts_as_the_sampler_does(policy, messages):
+    """Greedily both write the same ids, also where prompts of two lengths are padded."""
+    inputs = bench.bare_inputs(policy, messages)
+    assert not inputs["attention_mask"].all()
+    bare = bench.bare_loop(policy.model, inputs, 8, is_greedy=True)
+    ours = policy.sample([SampleRequest(m, 0, 8, 0.0) for m in messages])
+    assert bare.tolist() == [c.token_ids.tolist() for c in ours]
+
+
+def test_generate_samples_nothing_that_is_forbidden_and_never_ends_early(policy, messages):
+    inputs = bench.bare_inputs(policy, messages)
+    ids = bench.bare_generate(policy.model, inputs, 30)
+    assert ids.shape == (len(messages), 30)
+    assert not set(ids.flatten().tolist()) & set(policy.model.forbidden_ids.tolist())
+
+
+def test_lockstep_writes_the_same_completions(policy, messages):
+    requests = [SampleRequest(m, i, 1 + 5 * i) for i, m in enumerate(messages)]
+    ours = policy.sample(requests)
+    lockstep = InProcessSampler(policy.model, policy.images, compact_below=0.0).sample(requests)
+    for a, b in zip(ours, lockstep, strict=True):
+        assert a.token_ids.tolist() == b.token_ids.tolist()
+        assert a.sampling_logprobs == pytest.approx(b.sampling_logprobs, abs=1e-4)
+
+
+def test_both_bare_losses_are_the_same_number(policy, messages):
+    samples = bench.training_samples(policy, messages, 8)
+    batch = bench.collate(samples, policy.model.pad_id)
+    vision = policy.model.vision_inputs(batch.image_hashes, policy.images)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
+    losses = [loss(policy.model, inputs, batch).item() for loss in (bench.model_loss, bench.completion_loss)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_time_inside_counts_once_where_calls_are_nested():
+    inside = bench._Inside()
+    inner = inside.wrap(lambda: sum(range(10**5)))
+    outer = inside.wrap(lambda: [inner() for _ in range(5)])
+    begun = bench._now_here()
+    outer()
+    assert 0 < inside.seconds <= bench._now_here() - begun
+
+
+def test_memory_does_not_grow_and_a_leak_is_seen(result, monkeypatch):
+    leaked = []
+    record = bench.loop.record
+    monkeypatch.setattr(bench.loop, "record", lambda *args: leaked.append(args[3]) or record(*args))
+    with_leak = bench.memory_growth(1)["live_objects_growth"]
+    assert result["memory"]["live_objects_growth"] < 150 < with_leak
