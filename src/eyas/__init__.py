@@ -10,8 +10,9 @@ from . import envs as _envs  # noqa: F401  (registers the environments)
 
 if TYPE_CHECKING:
     from .build import Agent, evaluate, train
-    from .config import RunConfig, load_recipe
+    from .config import RunConfig
     from .interface import Interface
+    from .recipes import load_recipe
 
 __version__ = "0.1.0"
 
@@ -22,7 +23,7 @@ _HOMES = {
     "Interface": "interface",
     "RunConfig": "config",
     "evaluate": "build",
-    "load_recipe": "config",
+    "load_recipe": "recipes",
     "train": "build",
 }
 

@@ -28,7 +28,6 @@ from eyas.config import (
     SFTStage,
     TaskConfig,
     is_folder,
-    load_recipe,
 )
 from eyas.envs.experts import expert_for
 from eyas.errors import CheckpointError, ConfigError, ModelError, UnsupportedSpace
@@ -38,6 +37,7 @@ from eyas.interface import Interface
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano
 from eyas.models.policy import POLICY_FILE, Policy
+from eyas.recipes import load_recipe
 from eyas.rewards import REWARDS
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.datasets import dataset_info

@@ -1,20 +1,10 @@
-"""What a run is made of: `RunConfig` and the recipes that it is read from. No torch.
-
-    load_recipe("numberline_ppo", ["stages.rl.iterations=3"])
-
-A recipe is a TOML file; `extends = "other"` takes everything from another recipe and changes what this one names.
-Tables merge, key by key; a list (also `[[tasks]]` and `[[stages]]`) replaces the other recipe's list as a whole.
-"""
+"""What a run is made of: `RunConfig`, its parts, and its problems in words. No torch."""
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -24,8 +14,6 @@ from .types import FailureEffect
 Row = Literal["random", "constant", "expert", "untrained", "sft", "sft_continued", "rl"]
 Decoding = Literal["greedy", "sample"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*$")]  # becomes a part of file names and of override paths
-
-_RECIPES = Path(str(files("eyas") / "recipes"))
 
 # ----------------------------------------------------------------------------------------------- the parts
 
@@ -246,7 +234,7 @@ class RunConfig(Config):
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise ConfigError(f"no stage '{name}'{_hint(name, [s.name for s in self.stages])}")
+        raise ConfigError(f"no stage '{name}'{hint(name, [s.name for s in self.stages])}")
 
     def ladder_rows(self, stage: EvalStage) -> tuple[Row, ...]:
         """The rows of an evaluation, in the ladder's order: those asked for, or all that the stages before it can fill.
@@ -291,7 +279,7 @@ def is_folder(data: str) -> bool:
 
 
 def _no_stage(kinds: str, name: str, seen: dict[str, Any], wanted: Any) -> str:
-    return f"no earlier {kinds} stage '{name}'{_hint(name, [n for n, s in seen.items() if isinstance(s, wanted)])}"
+    return f"no earlier {kinds} stage '{name}'{hint(name, [n for n, s in seen.items() if isinstance(s, wanted)])}"
 
 
 _ROW_SOURCES = {
@@ -333,14 +321,14 @@ def _describe(detail: ErrorDetails) -> str:
 def _message(detail: ErrorDetails, location: tuple[int | str, ...]) -> str:
     match detail["type"]:
         case "extra_forbidden":
-            return f"unknown key{_key_hint(str(location[-1]), _part_at(location[:-1]))}"
+            return f"unknown key{_keyhint(str(location[-1]), _part_at(location[:-1]))}"
         case "missing":
             return "is required"
         case "union_tag_not_found":
             return f"needs a kind, one of {', '.join(_STAGES)}"
         case "union_tag_invalid":
             tag = detail.get("ctx", {}).get("tag", "")
-            return f"unknown kind '{tag}'{_hint(tag, _STAGES)}"
+            return f"unknown kind '{tag}'{hint(tag, _STAGES)}"
         case "string_pattern_mismatch":
             return f"should begin with a letter and hold letters, digits, '.', '_' and '-' only, not {_shortened(detail['input'])}"
         case "value_error":
@@ -383,138 +371,18 @@ def _part_in(annotation: Any) -> type[Config] | None:
     return next((found for arg in get_args(annotation) if (found := _part_in(arg))), None)
 
 
-def _key_hint(key: str, part: type[Config]) -> str:
+def _keyhint(key: str, part: type[Config]) -> str:
     for name, field in part.model_fields.items():
         inner = _part_in(field.annotation)
         if inner is not None and key in inner.model_fields and name not in ("tasks", "stages"):
             return f"; did you mean '{name}.{key}'?"
-    return _hint(key, part.model_fields)
+    return hint(key, part.model_fields)
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str]) -> str:
     """The nearest known name, or all of them where none is near."""
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1)
     if nearest:
         return f"; did you mean '{nearest[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
-
-
-# ----------------------------------------------------------------------------------------------- recipes
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes inside the package, sorted."""
-    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
-
-
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a shipped recipe by name, or a file, and apply `path=value` overrides.
-
-    A path's list elements go by index or by stage name (`tasks.0.env_args.jitter=6`, `stages.rl.iterations=3`). A value
-    is TOML, else a string; an empty one removes the key, so that its default holds. Raises `ConfigError`.
-    """
-    path = _find(source, Path())
-    table = _read(path, ())
-    table.setdefault("name", path.stem)
-    for override in overrides:
-        _override(table, override)
-    try:
-        return RunConfig.model_validate(table)
-    except ConfigError as error:
-        raise ConfigError(f"recipe '{source}': {error}") from None
-
-
-def to_toml(config: RunConfig) -> str:
-    """The resolved configuration as TOML that loads back equal."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
-
-
-def _find(source: str | Path, folder: Path) -> Path:
-    if isinstance(source, str) and source in shipped_recipes():
-        return _RECIPES / f"{source}.toml"
-    path = (folder / Path(source).expanduser()).resolve()
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    nearest = difflib.get_close_matches(Path(source).stem, shipped, n=1)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    raise ConfigError(f"no recipe '{source}': {hint}Give a TOML file or a shipped recipe: {', '.join(shipped)}")
-
-
-def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    """The table of a recipe with those that it extends merged in. `readers` are the files that led here."""
-    if path in readers:
-        circle = " -> ".join(p.stem for p in (*readers[readers.index(path) :], path))
-        raise ConfigError(f"recipes extend each other in a circle: {circle}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    parent = table.pop("extends", None)
-    if parent is None:
-        return table
-    if not isinstance(parent, str):
-        raise ConfigError(f"{path}: extends should be the name of a recipe or a file, not {parent!r}")
-    inherited = _read(_find(parent, path.parent), (*readers, path))
-    inherited.pop("name", None)
-    return _merged(inherited, table)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both_tables else value
-    return merged
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"override '{override}': write it as key=value, as in 'stages.rl.iterations=3'")
-    here: Any = table
-    for depth, key in enumerate(keys[:-1]):
-        here = _enter(here, key, ".".join(keys[:depth]))
-    if isinstance(here, list):
-        parent = ".".join(keys[:-1])
-        raise ConfigError(f"override '{override}': '{parent}' is a list; set one key, as in '{parent}.0.KEY=VALUE'")
-    if not isinstance(here, dict):
-        raise ConfigError(f"override '{override}': '{'.'.join(keys[:-1])}' is a value and has no keys")
-    if text.strip():
-        here[keys[-1]] = _parsed(text.strip())
-    elif keys[-1] in here:
-        del here[keys[-1]]
-    else:
-        raise ConfigError(f"override '{override}': '{path}' is not set, so it cannot be removed{_hint(keys[-1], here)}")
-
-
-def _enter(here: Any, key: str, path: str) -> Any:
-    if isinstance(here, dict):
-        return here.setdefault(key, {})
-    if isinstance(here, list):
-        return here[_index(here, key, path)]
-    raise ConfigError(f"override of '{path}.{key}': '{path}' is a value and has no keys")
-
-
-def _index(elements: list[Any], key: str, path: str) -> int:
-    if key.isdecimal():
-        if int(key) < len(elements):
-            return int(key)
-        raise ConfigError(f"override of '{path}.{key}': '{path}' has {len(elements)} elements, counted from 0")
-    kinds = [e.get("kind", "") if isinstance(e, dict) else "" for e in elements]
-    names = [e.get("name", kind) if isinstance(e, dict) else "" for e, kind in zip(elements, kinds, strict=True)]
-    for known in (names, kinds):
-        if known.count(key) == 1:
-            return known.index(key)
-    hint = _hint(key, filter(None, names)) or f"; use an index, as in '{path}.0'"
-    raise ConfigError(f"override of '{path}.{key}': '{path}' has no single element '{key}'{hint}")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text

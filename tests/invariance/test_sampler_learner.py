@@ -79,7 +79,7 @@ def test_mismatch_pictures_that_are_lost_are_noticed():
     policy = nano_policy()
     samples = build_samples(played(policy, with_images="all"), policy.model, policy.images)
     other = policy.images.put(picture(99))
-    swapped = [dataclasses.replace(s, image_hashes=(other,)) for s in samples]
+    swapped = [dataclasses.replace(s, image_hashes=(other,) * len(s.image_hashes)) for s in samples]
     assert np.abs(logprobs(policy, swapped) - sampled(samples)).max() > 10 * NATS
 
 

@@ -6,18 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from eyas import config as config_module
-from eyas.config import (
-    CollectStage,
-    EvalStage,
-    OptimConfig,
-    RLStage,
-    RunConfig,
-    SFTStage,
-    load_recipe,
-    shipped_recipes,
-    to_toml,
-)
+from eyas.config import CollectStage, EvalStage, OptimConfig, RLStage, RunConfig, SFTStage
 from eyas.errors import ConfigError
+from eyas.recipes import load_recipe, shipped_recipes, to_toml
 from eyas.types import FailureEffect
 
 COLLECT: dict[str, Any] = {"kind": "collect", "episodes": 4}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from eyas.config import load_recipe
+from eyas.recipes import load_recipe
 
 RECIPE = "numberline_ppo"
 QUICK = (

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from eyas.config import RunConfig, load_recipe, shipped_recipes, to_toml
+from eyas.config import RunConfig
+from eyas.recipes import load_recipe, shipped_recipes, to_toml
 
 
 def train(

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from eyas.config import RLStage, RunConfig, SFTStage, to_toml
+from eyas.config import RLStage, RunConfig, SFTStage
 from eyas.errors import CheckpointError, ConfigError
 from eyas.evaluation.records import provenance
 from eyas.models.policy import Policy
+from eyas.recipes import to_toml
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.task import Task
