@@ -125,7 +125,7 @@ def _index(elements: list[Any], key: str, path: str) -> int:
     for known in (names, kinds):
         if known.count(key) == 1:
             return known.index(key)
-    hint = hint(key, filter(None, names)) or f"; use an index, as in '{path}.0'"
+    advice = hint(key, filter(None, names)) or f"; use an index, as in '{path}.0'"
     raise ConfigError(f"override of '{path}.{key}': '{path}' has no single element '{key}'{advice}")
 
 
