@@ -92,6 +92,19 @@ def test_accumulation_gives_the_same_update_and_the_same_numbers(samples, name):
         assert [r[key] for r in results] == pytest.approx([results[0][key]] * 3, abs=1e-5, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_accumulation_the_learner_divides_by_the_whole_minibatch(samples, name):
+    policy = nano_policy()
+    for i in range(8):
+        policy.images.put(picture(i))
+    learner = make_learner(policy, ALGORITHMS[name], 3)
+    with torch.no_grad():
+        batch = collate(samples, policy.model.pad_id)
+        wanted = ALGORITHMS[name].loss(batch, learner.forward(batch), Denominators.of(samples)).metrics
+    numbers = learner.update(samples)
+    assert {k: numbers[k] for k in wanted} == pytest.approx({k: float(v) for k, v in wanted.items()}, abs=1e-5)
+
+
 def test_the_order_of_samples_changes_nothing(policy, samples):
     algorithm = ALGORITHMS["step"]
     assert torch.allclose(

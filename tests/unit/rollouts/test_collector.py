@@ -388,6 +388,15 @@ def test_crash_that_never_ends_stops_the_run_with_its_traceback(where, way):
     assert traceback.format_exception(error.value.__cause__)
 
 
+def test_crash_failures_with_an_episode_between_them_are_not_in_a_row():
+    is_doomed = [is_even(environment_seed(0, Split.TRAIN, e)) for e in range(40)]
+    longest = max(len(run) for run in "".join("x" if d else " " for d in is_doomed).split())
+    assert longest + 1 < sum(is_doomed)
+    c = collector(text_task(lambda: Crashing("step")), num_envs=1, max_failures_in_a_row=longest + 1)
+    c.episodes(always("1"), range(40))
+    assert c.env_failures == sum(is_doomed)
+
+
 def test_crash_of_the_policy_is_not_the_environment_s():
     def broken(turn):
         raise KeyError("my mistake")
@@ -451,6 +460,16 @@ def test_resume_goes_on_as_if_never_stopped(env_id, effect):
     fresh = collector(task, num_envs=3)  # the wrong variant: begin anew
     fresh.next_episode = kept["next_episode"]
     assert [summary(fresh.steps(policy, 3)) for _ in range(4)] != expected
+
+
+def test_resume_remembers_parse_failures():
+    task = text_task(lambda: CountingEnv(length=None), on_parse_failure=FailureEffect.NOOP, max_parse_failures=3)
+    c = collector(task, num_envs=1)
+    c.steps(nonsense(), 2)
+    resumed = collector(task, num_envs=1)
+    resumed.load_state_dict(c.state_dict())
+    (t,) = resumed.steps(nonsense(), 1)
+    assert (t.stop_reason, t.num_steps) == (StopReason.PARSE_FAILURE, 3)
 
 
 def test_resume_an_episode_that_cannot_be_replayed_is_lost():
