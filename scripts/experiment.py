@@ -57,7 +57,9 @@ def rows_of(reports: dict[tuple[str, int], EvalReport]) -> dict[tuple[str, str, 
 def table(reports: dict[tuple[str, int], EvalReport], seeds: list[int]) -> list[str]:
     """Strict success of every seed, and over seeds its mean with Student's t interval."""
     lines = [
-        "| arm | policy | decoding | " + " | ".join(f"seed {s}" for s in seeds) + " | mean (95 %) | return | facts right |",
+        "| arm | policy | decoding | "
+        + " | ".join(f"seed {s}" for s in seeds)
+        + " | mean (95 %) | return | facts right |",
         "|" + "---|" * (6 + len(seeds)),
     ]
     for (arm, policy, decoding), by_seed in rows_of(reports).items():
@@ -80,7 +82,10 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
     commits = sorted({r.commit[:12] + (" with uncommitted changes" if r.dirty else "") for r in reports.values()})
     episodes = sorted({row.episodes for r in reports.values() for row in r.rows})
     hardware = any_report.hardware
-    arms = [f"- `{a['name']}`: recipe `{a['recipe']}` {' '.join(f'`{s}`' for s in a.get('set', []))}" for a in experiment["arms"]]
+    arms = [
+        f"- `{a['name']}`: recipe `{a['recipe']}` {' '.join(f'`{s}`' for s in a.get('set', []))}"
+        for a in experiment["arms"]
+    ]
     spent = ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
     return "\n".join(
         [

@@ -45,13 +45,37 @@ def docstrings() -> Iterator[str]:
 def formats(n: int = 4000) -> Iterator[str]:
     """What agents read and write: JSON with thoughts, tags, actions, numbers, cards, directions, colours."""
     rng = random.Random(0)
-    words = "left right up down forward turn pick drop toggle stand hit jump noop fire open close red green blue".split()
+    words = [
+        "left",
+        "right",
+        "up",
+        "down",
+        "forward",
+        "turn",
+        "pick",
+        "drop",
+        "toggle",
+        "stand",
+        "hit",
+        "jump",
+        "noop",
+        "fire",
+        "open",
+        "close",
+        "red",
+        "green",
+        "blue",
+    ]
     keys = ["current number", "target number", "cards", "current formula", "position", "goal", "mission", "observation"]
-    ranks = "A 2 3 4 5 6 7 8 9 10 J Q K".split()
+    ranks = ["A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K"]
     for _ in range(n):
         action = rng.choice([*words, *"+-*/=()", str(rng.randint(0, 99))])
-        values = [rng.choice([str(rng.randint(0, 99)), ", ".join(rng.choices(ranks, k=rng.randint(1, 4)))]) for _ in keys]
-        facts = ", ".join(f'"{k}": "{v}"' for k, v in rng.sample(list(zip(keys, values, strict=True)), rng.randint(0, 2)))
+        values = [
+            rng.choice([str(rng.randint(0, 99)), ", ".join(rng.choices(ranks, k=rng.randint(1, 4)))]) for _ in keys
+        ]
+        facts = ", ".join(
+            f'"{k}": "{v}"' for k, v in rng.sample(list(zip(keys, values, strict=True)), rng.randint(0, 2))
+        )
         facts = facts + ", " if facts else ""
         thought = rng.choice(
             [

@@ -53,10 +53,10 @@ GOALS: dict[str, tuple[str, float]] = {
     "overhead_share": ("at most", 0.15),
 }
 MEANINGS = {
-    "sampler_vs_bare": "tokens/s of the sampler, against the faster of `generate` and a bare loop",
-    "sampler_vs_lockstep": "tokens/s with lengths that vary, against a batch that runs to its longest",
-    "learner_vs_bare": "samples/s of a PPO update, against the faster bare forward, backward, AdamW",
-    "overhead_share": "share of an RL iteration outside model, optimizer and environment",
+    "sampler_vs_bare": "tokens/s, to the bare model's",
+    "sampler_vs_lockstep": "tokens/s, lengths vary",
+    "learner_vs_bare": "samples/s, to the bare model's",
+    "overhead_share": "of an iteration, not model or env",
 }
 ENVS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("eyas/NumberLine-v0", {"jitter": 6}),
@@ -115,22 +115,19 @@ def run_bench(quick: bool = False, on_progress: Callable[[str], None] | None = N
 
 
 def format_bench(result: Mapping[str, Any]) -> Table:
-    """The ratios as a table for people."""
-    table = Table("ratio", "median", "min .. max", "goal", "means", title="Eyas against the bare model")
+    """The ratios as a table for people. Goals stand beside a full measurement only."""
+    table = Table(title="Eyas against the bare model" + (", tiny sizes" if result["quick"] else ""))
+    for column in ("ratio", "median", "min .. max", "goal", "means"):
+        table.add_column(column, no_wrap=column != "means")
     for name, spread in result["spread"].items():
-        goal = "{} {}".format(*GOALS[name]) if name in GOALS else ""
-        table.add_row(
-            name, f"{spread['median']:.2f}", f"{spread['min']:.2f} .. {spread['max']:.2f}", goal, MEANINGS[name]
-        )
-    memory = result["memory"]
+        goal = "{} {}".format(*GOALS[name]) if name in GOALS and not result["quick"] else ""
+        extent = f"{spread['min']:.2f} .. {spread['max']:.2f}"
+        table.add_row(name, f"{spread['median']:.2f}", extent, goal, MEANINGS[name])
+    first, last = result["memory"]["iterations"]
+    growth = str(result["memory"]["live_objects_growth"])
     table.add_row("peak_memory_gib", f"{result['peak_memory_gib']:.2f}", "", "", "of this process")
-    table.add_row("live_objects_growth", str(memory["live_objects_growth"]), "", "none", _memory_words(memory))
+    table.add_row("live_objects_growth", growth, "", "", f"from iteration {first} to {last}")
     return table
-
-
-def _memory_words(memory: Mapping[str, Any]) -> str:
-    first, last = memory["iterations"]
-    return f"Python objects after {last} iterations beyond those after {first}"
 
 
 # ----------------------------------------------------------------------------------------------- measuring
@@ -309,7 +306,7 @@ def bare_loop(
 
 
 def lockstep_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], sizes: Sizes) -> list[Side]:
-    """Lengths uniform between a quarter of the tokens and twice as many; without dropping, rows wait for the longest."""
+    """Lengths uniform from a quarter of the tokens to twice as many; without dropping, rows wait for the longest."""
     draws = {name: iter(range(10**6)) for name in ("sampler", "lockstep")}
     low, high = max(1, sizes.new_tokens // 4), 2 * sizes.new_tokens
     lengths = generator("bench lengths").integers(low, high, len(messages), endpoint=True).tolist()

@@ -17,7 +17,8 @@ class Split(IntEnum):
 
 def derive_seed(*keys: int | str) -> int:
     """Hashes the keys to an integer in [0, 2**62)."""
-    digest = blake2b("\x1f".join(f"{type(k).__name__}:{k}" for k in keys).encode(), digest_size=8)
+    named = (f"str:{k}" if isinstance(k, str) else f"int:{int(k)}" for k in keys)
+    digest = blake2b("\x1f".join(named).encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "big") >> 2
 
 

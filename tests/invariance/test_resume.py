@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import curve, finish, start, weights
 
 from eyas.rollouts.datasets import load_trajectories
+from tiny_runs import curve, finish, start, weights
 
 
 @pytest.fixture(scope="module")

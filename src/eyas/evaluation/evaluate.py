@@ -71,7 +71,7 @@ def evaluation_row(
         return_mean=measures.mean_or_none(returns),
         return_interval=bootstrap_interval(returns, seed=0),
         parse_rate=measures.parse_rate(steps),
-        recognition_accuracy=measures.recognition_accuracy(steps, fact_keys),
+        recognition_accuracy=measures.recognition_accuracy(episodes, [fact_keys]),
         mean_length_steps=measures.mean_or_none(t.num_steps for t in episodes),
         stop_reasons=reasons | ({"lost": lost} if lost else {}),
     )

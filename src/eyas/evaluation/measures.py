@@ -44,9 +44,10 @@ def parse_rate(steps: Sequence[Step]) -> float | None:
     return mean_or_none(isinstance(s.parse, ParsedAction) for s in steps)
 
 
-def recognition_accuracy(steps: Sequence[Step], fact_keys: Sequence[str]) -> float | None:
+def recognition_accuracy(trajectories: Sequence[Trajectory], fact_keys: Sequence[Sequence[str]]) -> float | None:
     """Mean share of graded facts that were written down right; a parse failure counts as none right."""
-    return mean_or_none(r for s in steps if (r := recognised_share(s.parse, s.facts, fact_keys)) is not None)
+    shares = (recognised_share(s.parse, s.facts, fact_keys[t.task]) for t in trajectories for s in written_steps([t]))
+    return mean_or_none(share for share in shares if share is not None)
 
 
 def thought_unique_share(steps: Sequence[Step]) -> float | None:
@@ -87,7 +88,7 @@ def start_keys(trajectories: Iterable[Trajectory]) -> set[str]:
     return {k for t in trajectories if (k := start_key(t)) is not None}
 
 
-def rollout_metrics(trajectories: Sequence[Trajectory], fact_keys: Sequence[str]) -> dict[str, float | None]:
+def rollout_metrics(trajectories: Sequence[Trajectory], fact_keys: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """What an iteration's rollout is logged as. Episode measures are over the episodes that ended in it."""
     ended = [t for t in trajectories if t.has_ended]
     steps = written_steps(trajectories)
@@ -101,7 +102,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], fact_keys: Sequence[str]
         "rollout/reward_mean": mean_or_none(s.reward.total for t in trajectories for s in t.steps),
         "rollout/episode_length_steps": mean_or_none(t.num_steps for t in ended),
         "rollout/parse_rate": parse_rate(steps),
-        "rollout/recognition_accuracy": recognition_accuracy(steps, fact_keys),
+        "rollout/recognition_accuracy": recognition_accuracy(trajectories, fact_keys),
         "rollout/thought_unique_share": thought_unique_share(steps),
         "rollout/entropy_nats": sampled_entropy(steps),
         "rollout/completion_length_tokens": mean_or_none(

@@ -81,6 +81,8 @@ class VisionLanguageModel(nn.Module):
 
     def encode(self, messages: Sequence[Message], images: ImageStore) -> EncodedPrompt:
         """Renders the chat template, tokenises, expands image placeholders. Equal layouts are tokenised once."""
+        if any(m.completion is not None for m in messages):
+            raise ModelError("a sampled completion in a prompt would be tokenised again: prompts show one step only")
         hashes = tuple(p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart))
         for image_hash in hashes:
             self._processed(image_hash, images)

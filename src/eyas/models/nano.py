@@ -132,7 +132,6 @@ def build_nano(
         scale_factor=scale_factor,
         image_token_id=processor.image_token_id,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,11 +1,12 @@
 """A policy: the model, the sampler that reads from it, and the critic on its hidden states."""
 
 import json
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,9 +42,9 @@ class Policy:
     def values(self, prompts: Sequence[Sequence[Message]], batch_size: int = 64) -> np.ndarray:
         """V at the last token of each prompt: float32 (n,). Equal prompts are read once."""
         encoded = [self.model.encode(p, self.images) for p in prompts]
-        distinct: dict[Hashable, int] = {}
-        order = [distinct.setdefault(e.key, len(distinct)) for e in encoded]
-        unique = [encoded[order.index(k)] for k in range(len(distinct))]
+        distinct = {e.key: e for e in encoded}
+        place = {key: i for i, key in enumerate(distinct)}
+        order, unique = [place[e.key] for e in encoded], list(distinct.values())
         by_length = sorted(range(len(unique)), key=lambda i: len(unique[i].ids))
         result = np.zeros(len(unique), dtype=np.float32)
         for start in range(0, len(unique), batch_size):
@@ -67,25 +68,24 @@ class Policy:
     def load_weights(self, folder: Path) -> None:
         """Takes the weights of a checkpoint of the same architecture, in place, or nothing and raises CheckpointError."""
         try:
-            weights = load_file(folder / "model.safetensors")
+            # through the class: large models are saved in several files, and some under other names
+            loaded, found = type(self.model.model).from_pretrained(folder, dtype="auto", output_loading_info=True)
+            weights = {k: v for k, v in loaded.state_dict().items() if k not in found["missing_keys"]}
             value_head = load_file(folder / VALUE_HEAD_FILE)
             version = int(json.loads((folder / POLICY_FILE).read_text())["version"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} holds no readable policy: {error}") from error
         own = self.model.model.state_dict()
-        tied = set(getattr(self.model.model, "all_tied_weights_keys", None) or ())
-        _check_same_shapes(folder, own, weights, may_miss=tied)
+        _check_same_shapes(folder, own, weights)
         _check_same_shapes(folder, self.value_head.state_dict(), value_head)
-        self.model.model.load_state_dict(weights, strict=False)
+        self.model.model.load_state_dict(weights)
         self.value_head.load_state_dict(value_head)
         self.version = version
         self.sampler.forget()  # two checkpoints may have the same number of updates behind them
 
 
-def _check_same_shapes(
-    folder: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], may_miss: Collection[str] = ()
-) -> None:
-    missing = sorted(set(own) - set(loaded) - set(may_miss))
+def _check_same_shapes(folder: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(own) - set(loaded))
     unknown = sorted(set(loaded) - set(own))
     different = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
     if missing or unknown or different:

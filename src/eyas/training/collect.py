@@ -41,7 +41,7 @@ def collect_dataset(
     played = play(task, actor, images, seed, episodes, Split.DEMONSTRATION, on_episode=on_episode)
     with TrajectoryRecorder(folder, images) as recorder:
         recorder.record("episodes_000000", played.trajectories, stage="collect", iteration=0, env_id=task.env_id)
-    numbers = rollout_metrics(played.trajectories, task.interface.format.fact_keys)
+    numbers = rollout_metrics(played.trajectories, [task.interface.format.fact_keys])
     info = {"env": task.env_id, "seed": seed, **about, "episodes": len(played.trajectories)}
     info |= {"steps": sum(len(t.steps) for t in played.trajectories), "success_rate": numbers["rollout/success_rate"]}
     write_dataset_info(folder, info | {"return_mean": numbers["rollout/return_mean"]})

@@ -96,7 +96,7 @@ def reinforce(run: Run, stage: RLStage) -> None:
             clock = time.perf_counter()
             trajectories = rollout(collector, actor, stage, iteration)
             rollout_s = time.perf_counter() - clock
-            numbers = rollout_metrics(trajectories, run.tasks[0].interface.format.fact_keys)
+            numbers = rollout_metrics(trajectories, [t.interface.format.fact_keys for t in run.tasks])
             clock = time.perf_counter()
             annotate(run.policy, trajectories)
             samples = build_samples(trajectories, run.policy.model, run.images)
@@ -155,12 +155,16 @@ def update(
 ) -> dict[str, float]:
     """Several passes over the samples in minibatches; returns means over the updates."""
     metrics: list[dict[str, float]] = []
+    if not samples:  # every episode was lost to its environment
+        return {"train/updates_count": 0.0}
     for epoch in range(stage.epochs):
         order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
         count = max(1, round(len(samples) / stage.minibatch_size))
         for part in np.array_split(order, count):
             metrics.append(learner.update([samples[i] for i in part]))
-    numbers = {k: float(np.mean([m[k] for m in metrics if k in m])) for k in metrics[0]}
+    applied = [m for m in metrics if not m["train/nonfinite_updates_count"]]
+    numbers = {k: float(np.mean([m[k] for m in applied])) for k in metrics[0] if applied}
+    numbers["train/nonfinite_updates_count"] = float(len(metrics) - len(applied))
     numbers["train/updates_count"] = float(len(metrics))
     # the first minibatch meets the weights that sampled it: what differs is not learning, it is a mismatch
     if "train/kl_k3_sampling_policy" in metrics[0]:

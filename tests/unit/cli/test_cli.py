@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 import eyas
 from eyas.cli import app, main
 from eyas.rollouts.datasets import load_trajectories
+from tiny_runs import TINY
 
 runner = CliRunner()
 NUMBER_LINE = ["--env", "eyas/NumberLine-v0"]

@@ -1,5 +1,7 @@
 """Every measure, worked by hand on a few records."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -83,8 +85,10 @@ def test_recognition_accuracy():
         step(parse=FAILED, facts={"a": "1", "b": "2"}),
         step(parse=parsed(a="1"), facts={}),
     ]
-    assert measures.recognition_accuracy(steps, ("a", "b")) == 0.5  # (1 + 0.5 + 0) / 3
-    assert measures.recognition_accuracy(steps, ()) is None
+    other = dataclasses.replace(trajectory([step(parse=parsed(a="1"), facts={"a": "0"})]), task=1)
+    assert measures.recognition_accuracy([trajectory(steps), other], [("a", "b"), ()]) == 0.5  # (1 + 0.5 + 0) / 3
+    assert measures.recognition_accuracy([trajectory(steps), other], [("a", "b"), ("a",)]) == 0.375
+    assert measures.recognition_accuracy([trajectory(steps)], [()]) is None
 
 
 def test_thought_unique_share():
@@ -123,7 +127,7 @@ def test_rollout_metrics_count_episodes_that_ended_and_steps_that_were_played():
     whole = trajectory([step(parse=parsed(), reward=1.0), step(parse=parsed(), reward=2.0)], success=True)
     late = trajectory([fallback(reward=4.0)], success=True, first_step=3, return_before=10.0)
     cut = trajectory([step(parse=parsed(), reward=8.0)] * 4, CUT)
-    numbers = measures.rollout_metrics([whole, late, cut], ())
+    numbers = measures.rollout_metrics([whole, late, cut], [()])
     assert numbers["rollout/episodes_count"] == 2
     assert numbers["rollout/return_mean"] == (3 + 14) / 2
     assert numbers["rollout/episode_length_steps"] == (2 + 4) / 2

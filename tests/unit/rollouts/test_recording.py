@@ -85,7 +85,9 @@ def _conversation(store: MemoryImageStore, num_steps: int = 4, seed: int = 0) ->
         completion = _completion(rng, index)
         parse = ParsedAction(np.int64(index), "go", "I think", {"place": "3"}, 5)
         reward = RewardBreakdown({"environment": 0.1 * index, "parse": -1 / 3}, 0.5)
-        step = Step(messages, completion, parse, np.int64(index), ExecutedBy.POLICY, reward, {"place": "4"}, (0, 2), "right")
+        step = Step(
+            messages, completion, parse, np.int64(index), ExecutedBy.POLICY, reward, {"place": "4"}, (0, 2), "right"
+        )
         step.value, step.advantage = (0.1 + index, float("nan")) if index else (None, None)
         steps.append(step)
         reply = Message("assistant", (TextPart(completion.text),), completion)
