@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 
-# Threads that wait must not spin: with anything else on the machine, spinning costs many times the work itself.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait spin only shortly: with anything else on the machine, spinning costs many times the work itself.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer

@@ -1,6 +1,7 @@
 """Samples from the very module that is trained: batched, with exact log-probs of every sampled token."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -14,6 +15,7 @@ from eyas.models.logprobs import token_logprobs
 from eyas.seeding import generator
 from eyas.types import Completion, FinishReason, ImageStore, SampleRequest, StopRule
 
+SMALL_MODEL_PARAMETERS = 20_000_000
 GREEDY_CACHE_ENTRIES = 20_000
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows still write
 
@@ -124,6 +126,15 @@ class InProcessSampler:
         draws = _Draws(requests, self.model.forbidden_ids)
         hidden, cache, position, mask = self._prefill(prompts)
         mask = torch.cat([mask, mask.new_ones(draws.uniforms.shape)], dim=1)  # also of the tokens to come
+        with self._decode_threads():
+            self._write(rows, draws, hidden, cache, position, mask)
+        logprobs = draws.chosen.cpu().numpy()
+        return [self._completion(row, of_row) for row, of_row in zip(rows, logprobs, strict=True)]
+
+    def _write(
+        self, rows: list[_Row], draws: _Draws, hidden: Tensor, cache: Any, position: Tensor, mask: Tensor
+    ) -> None:
+        """Token after token until every row is finished. `mask` (B, T) already covers the tokens to come."""
         width = mask.shape[1] - draws.uniforms.shape[1]
         active = rows
         for step in count():
@@ -143,8 +154,17 @@ class InProcessSampler:
             hidden, cache = self.model.hidden(ids[:, None], seen, position[:, None], cache=cache, use_cache=True)
             hidden = hidden[:, -1]
             position = position + 1
-        logprobs = draws.chosen.cpu().numpy()
-        return [self._completion(row, of_row) for row, of_row in zip(rows, logprobs, strict=True)]
+
+    @contextmanager
+    def _decode_threads(self) -> Iterator[None]:
+        """One thread for the steps of a small model on a CPU: they are too short to be worth sharing."""
+        before = torch.get_num_threads()
+        is_small = sum(p.numel() for p in self.model.parameters()) < SMALL_MODEL_PARAMETERS
+        torch.set_num_threads(1 if is_small and self.model.device.type == "cpu" else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _prefill(self, prompts: list[EncodedPrompt]) -> tuple[Tensor, Any, Tensor, Tensor]:
         """Reads each distinct prompt once: last hidden states (B, D), cache, prompt lengths (B,), mask (B, T)."""
