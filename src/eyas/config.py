@@ -211,7 +211,11 @@ class RunConfig(Config):
     output: str = Field(default="runs", min_length=1, description="folder that holds the run's folder")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="where metrics also go")
     threads: int | None = Field(default=None, ge=1, description="torch threads; none: torch's choice")
-    max_env_failures_in_a_row: int = Field(default=5, ge=1, description="failed environments that stop the run")
+    max_env_failures_in_a_row: int = Field(
+        default=10,
+        ge=1,
+        description="episodes lost to their environment, with none that ended between, that stop the run",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     stages: tuple[Stage, ...] = Field(min_length=1, description="in order")

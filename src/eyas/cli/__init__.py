@@ -45,6 +45,7 @@ def _options(
 
 def main() -> None:
     """Runs the program. An error that a user can act on is one message, without a traceback."""
+    sys.path.insert(0, os.getcwd())  # `module:EnvId` finds a module beside the user, as `python -m eyas` does
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         app()

@@ -38,6 +38,8 @@ def play(
     try:
         played = collector.episodes(actor, range(episodes), on_episode)
         if collector.lost_episodes:
+            # what a seed made fail once fails again: that the environment works at all, the others have shown
+            collector.max_failures_in_a_row = len(collector.lost_episodes) + 1
             played += collector.episodes(actor, collector.lost_episodes)
             played.sort(key=lambda t: t.episode)
     finally:

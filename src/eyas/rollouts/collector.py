@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 class Slot:
     """One environment and the episode that it plays."""
 
+    index: int
     task_index: int
     env: gym.Env
     episode: int = -1
@@ -77,7 +78,7 @@ class Collector:
         self.next_episode = 0
         self.env_failures = 0  # since the last call
         self.lost_episodes: list[int] = []  # in the last call
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = [0] * num_envs  # of each slot: in lock-step many may fail before any episode ends
         self._done: list[Trajectory] = []
 
     # ------------------------------------------------------------------------------------- the two ways to collect
@@ -149,9 +150,9 @@ class Collector:
             if slot is None or slot.task_index != task_index:
                 if slot:
                     slot.env.close()
-                self.slots[index] = slot = Slot(task_index, self.tasks[task_index].make_env())
+                self.slots[index] = slot = Slot(index, task_index, self.tasks[task_index].make_env())
             seed = environment_seed(self.run_seed, self.split, group)
-            slot = self.slots[index] = Slot(task_index, slot.env, episode, group, seed, is_active=True)
+            slot = self.slots[index] = Slot(index, task_index, slot.env, episode, group, seed, is_active=True)
             slot.observation, slot.info = slot.env.reset(seed=seed)
             self._render(slot)
         except EyasError:
@@ -170,16 +171,16 @@ class Collector:
         self.slots[index] = None
         self.env_failures += 1
         self.lost_episodes.append(episode)
-        self._failures_in_a_row += 1
+        self._failures_in_a_row[index] += 1
         log.warning("episode %d was lost, its environment raised %r", episode, error)
         if slot:
             try:
                 slot.env.close()
             except Exception as closing:
                 log.warning("closing the failed environment raised %r", closing)
-        if self._failures_in_a_row >= self.max_failures_in_a_row:
+        if self._failures_in_a_row[index] >= self.max_failures_in_a_row:
             raise EnvironmentFailure(
-                f"{self._failures_in_a_row} environment failures in a row; the last:\n"
+                f"{self._failures_in_a_row[index]} environment failures in a row; the last:\n"
                 + "".join(traceback.format_exception(error))
             ) from error
 
@@ -210,7 +211,7 @@ class Collector:
         slot.return_before, slot.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
         slot.steps = []
         slot.is_active = not is_over
-        self._failures_in_a_row = 0
+        self._failures_in_a_row[slot.index] = 0
 
     @staticmethod
     def _default_success(reason: StopReason) -> bool | None:

@@ -181,3 +181,27 @@ def test_a_damaged_checkpoint_is_named(finished_run: Path, tmp_path: Path, monke
         file.truncate(1000)
     message = fail(monkeypatch, capsys, "eval", str(damaged), *NUMBER_LINE)
     assert "model.safetensors holds 1000 bytes" in message
+
+
+def test_an_environment_of_the_user_s_own_module(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "lamps.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Lamp(gym.Env):\n"
+        "    metadata = {'render_modes': ['rgb_array'], 'render_fps': 1}\n"
+        "    observation_space = gym.spaces.Discrete(2)\n"
+        "    action_space = gym.spaces.Discrete(2, start=3)\n"
+        "    def __init__(self, render_mode=None): self.render_mode = render_mode\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.lamp = int(self.np_random.integers(2))\n"
+        "        return self.lamp, {}\n"
+        "    def step(self, action): return self.lamp, float(action - 3 == self.lamp), True, False, {}\n"
+        "    def render(self): return np.full((20, 20, 3), 255 * self.lamp, np.uint8)\n"
+        "gym.register('Lamp-v0', entry_point=Lamp)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["eyas", "eval", "nano-random", "--env", "lamps:Lamp-v0", "--episodes", "6"])
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
