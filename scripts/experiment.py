@@ -7,7 +7,6 @@ A run that is finished is not run again, one that was interrupted is resumed. Th
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -114,13 +113,14 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
 
 
 def minutes_of(output: Path, experiment: dict[str, Any]) -> dict[str, float]:
-    """Wall minutes of an arm's run from its first to its last record, mean over seeds."""
+    """Wall minutes of an arm's run from its beginning to its report, mean over seeds."""
     spent = {}
     for arm in experiment["arms"]:
         times = []
         for seed in experiment["seeds"]:
-            lines = (output / f"{experiment['name']}-{arm['name']}-{seed}" / "metrics.jsonl").read_text().splitlines()
-            times.append((json.loads(lines[-1])["time_s"] - json.loads(lines[0])["time_s"]) / 60)
+            run = output / f"{experiment['name']}-{arm['name']}-{seed}"
+            begin, end = (run / "config.toml").stat().st_mtime, (run / "report.json").stat().st_mtime
+            times.append((end - begin) / 60)
         spent[arm["name"]] = sum(times) / len(times)
     return spent
 

@@ -40,7 +40,6 @@ from eyas.models.policy import POLICY_FILE, Policy
 from eyas.recipes import load_recipe
 from eyas.rewards import REWARDS
 from eyas.rollouts.actors import PolicyActor
-from eyas.rollouts.datasets import dataset_info
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
@@ -49,6 +48,7 @@ from eyas.training.collect import demonstrator
 from eyas.training.loop import total_updates
 from eyas.training.loop import train as run_stages
 from eyas.training.run import AGENT_FILE, Run
+from eyas.training.sft import check_dataset
 
 log = logging.getLogger(__name__)
 
@@ -71,16 +71,16 @@ def make_env(env_id: str, env_args: Mapping[str, Any]) -> gym.Env:
         nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest and env_id not in gym.registry else ""
         raise ConfigError(f"environment '{env_id}': {error}{hint}") from error
-    except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"environment '{env_id}' with {dict(env_args)}: {error}") from error
+    except Exception as error:  # whatever the environment's own constructor raises
+        raise ConfigError(f"environment '{env_id}' with {dict(env_args)}: {type(error).__name__}: {error}") from error
 
 
 def build_interface(config: InterfaceConfig, env: gym.Env) -> Interface:
     return Interface.for_env(env, **config.model_dump())
 
 
-def build_task(config: TaskConfig) -> Task:
-    """Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words."""
+def build_task(config: TaskConfig, index: int = 0) -> Task:
+    """`index` is its place in the run's tasks. Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words."""
     env = make_env(config.env, config.env_args)
     try:
         interface = build_interface(config.interface, env)
@@ -92,6 +92,7 @@ def build_task(config: TaskConfig) -> Task:
             weight=config.weight,
             expert=expert_for(env),
             env_id=config.env,
+            index=index,
         )
     finally:
         env.close()
@@ -135,15 +136,25 @@ def _build_nano(config: ModelConfig) -> tuple[Any, Any]:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
             raise ConfigError(f"model.options.{key}: unknown key{hint}")
-    return build_nano(**{"seed": config.seed, **options})
+    try:
+        return build_nano(**{"seed": config.seed, **options})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model.options {options} cannot be built: {error}") from error
 
 
 def _load_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-    if config.options:
-        raise ConfigError("model.options are arguments of a built-in model: remove them")
-    folder = Path(config.name)
+    if config.options or config.image_size is not None:
+        raise ConfigError("model.options and model.image_size are arguments of a built-in model: remove them")
+    folder = Path(config.name).expanduser()
+    if (folder / "checkpoints").is_dir() or folder.name == "checkpoints":
+        inside = sorted(
+            p.name for p in (folder if folder.name == "checkpoints" else folder / "checkpoints").glob("[!.]*")
+        )
+        raise CheckpointError(
+            f"{folder} holds checkpoints, it is none: type one of {', '.join(inside)} with its folder"
+        )
     if (folder / MANIFEST).exists():
         validate_checkpoint(folder)
     elif config.name.startswith((".", "/", "~")) and not folder.is_dir():
@@ -221,7 +232,7 @@ def evaluate(
     rows = []
     for decoding in decodings:
         actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
-        played = play(task, actor, agent.images, seed, episodes, on_episode=on_episode)
+        played = play(task, actor, agent.images, seed, range(episodes), on_episode=on_episode, keep_pictures_below=0)
         rows.append(evaluation_row(agent.name, decoding, played, task.interface.format.fact_keys))
         agent.images.clear()
     return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
@@ -236,7 +247,7 @@ def build_run(config: RunConfig, console: Console | None = None) -> Run:
         torch.set_num_threads(config.threads)
     images = MemoryImageStore()
     policy = build_policy(config.model, images)
-    tasks = [build_task(t) for t in config.tasks]
+    tasks = [build_task(t, index) for index, t in enumerate(config.tasks)]
     _check_stages(config, tasks)
     folder = Path(config.output).expanduser() / config.name
     return Run(config, folder, policy, tasks, images, console or Console(stderr=True))
@@ -248,7 +259,12 @@ def _check_stages(config: RunConfig, tasks: Sequence[Task]) -> None:
         if isinstance(stage, CollectStage):
             demonstrator(tasks[stage.task], stage.policy, stage.random_share)
         if isinstance(stage, SFTStage) and is_folder(stage.data):
-            dataset_info(stage.data)
+            check_dataset(tasks, stage.data)
+        if isinstance(stage, SFTStage | RLStage) and config.model.dtype != "float32":
+            raise ConfigError(
+                f"model.dtype = '{config.model.dtype}' is for evaluation: updates are lost in the rounding of such weights. "
+                "Train with 'float32'"
+            )
         if isinstance(stage, EvalStage) and "expert" in (stage.rows or ()) and tasks[stage.task].expert is None:
             raise ConfigError(f"{tasks[stage.task].env_id} has no expert: leave 'expert' out of the rows")
 

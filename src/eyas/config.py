@@ -15,6 +15,9 @@ Row = Literal["random", "constant", "expert", "untrained", "sft", "sft_continued
 Decoding = Literal["greedy", "sample"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*$")]  # becomes a part of file names and of override paths
 
+UNTRAINED = "untrained"  # the checkpoint that a run begins with
+ITERATION = "iteration_"  # what checkpoints in the middle of stages are called
+
 # ----------------------------------------------------------------------------------------------- the parts
 
 
@@ -91,7 +94,9 @@ class CollectStage(Config):
 
     kind: Literal["collect"] = "collect"
     name: Name = Field(default="collect", description="how other stages refer to this one")
-    policy: str = Field(default="expert", min_length=1, description="expert, random or a checkpoint")
+    policy: str = Field(
+        default="expert", min_length=1, description="expert or random; `eyas collect` also takes a checkpoint"
+    )
     random_share: float = Field(
         default=0.0, ge=0, le=1, description="share of steps that play a random legal action instead"
     )
@@ -207,7 +212,7 @@ class RunConfig(Config):
     """Everything that decides a run. Raises `ConfigError` with one `path: message` for each problem."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="of the run's folder")
-    seed: int = Field(default=0, ge=0, description="decides all randomness of the run")
+    seed: int = Field(default=0, ge=0, description="decides all randomness of collecting and training")
     output: str = Field(default="runs", min_length=1, description="folder that holds the run's folder")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="where metrics also go")
     threads: int | None = Field(default=None, ge=1, description="torch threads; none: torch's choice")
@@ -255,6 +260,8 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
     seen: dict[str, Any] = {}
     for i, stage in enumerate(config.stages):
         path = f"stages.{i}"
+        if stage.name == UNTRAINED or stage.name.startswith(ITERATION):
+            yield f"{path}.name: '{stage.name}' is what checkpoints of Eyas's own are called; choose another"
         if stage.name in seen:
             yield f"{path}.name: two stages are named '{stage.name}'; give each its own name"
         if isinstance(stage, CollectStage | EvalStage) and stage.task >= len(config.tasks):

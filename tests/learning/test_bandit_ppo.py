@@ -46,7 +46,7 @@ def prepare():
         t
         for arm in (0, 1)
         for t in play(
-            task, ExpertActor(lambda env, arm=arm: ExpertMove(arm, {})), policy.images, 0, 64, Split.DEMONSTRATION
+            task, ExpertActor(lambda env, arm=arm: ExpertMove(arm, {})), policy.images, 0, range(64), Split.DEMONSTRATION
         ).trajectories
     ]
     samples = [
@@ -78,7 +78,7 @@ def reinforce(policy, task, spoil=lambda samples: None, iterations=20):
 
 
 def success(policy, task, temperature=1.0):
-    played = play(task, PolicyActor(policy, temperature), policy.images, 0, 128)
+    played = play(task, PolicyActor(policy, temperature), policy.images, 0, range(128))
     return evaluation_row("rl", "sample", played, ()).strict_success_rate
 
 

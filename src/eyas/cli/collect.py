@@ -48,7 +48,7 @@ def collect(
     about = {"env_args": arguments, "policy": policy, "random_share": random_share}
     console = Console(stderr=True)
     with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
-        collect_dataset(task, actor, images, output, seed, episodes, about, progress.update)
+        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update)
     info = json.loads((output / "dataset.json").read_text())
     if as_json:
         print(json.dumps(info))

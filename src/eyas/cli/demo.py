@@ -40,8 +40,7 @@ def demo(
     console = Console(stderr=True)
     console.print(STORY, highlight=False)
     overrides = [f"seed={seed}", f"model.seed={seed}", f"stages.eval.seed={seed}", *(QUICK if quick else ())]
-    config = load_recipe(RECIPE, [f"name={_free_name(output)}", f'output="{output}"', *overrides])
-    run = build.train(config)
+    run = build.train(load_recipe(RECIPE, [f"name={_free_name(output)}", *overrides]), output=output)
     console.print(
         f"\nreport:  {run.folder / 'report.html'}\n"
         f"agent:   {run.folder / 'checkpoints' / 'rl'}\n"

@@ -16,10 +16,7 @@ def _write_thought(facts: Mapping[str, str], action_name: str) -> str:
 
 
 DESCRIPTION = TaskDescription(
-    text=(
-        "You play a number line game: - lowers the current number by one, + raises it by one. "
-        "Reach the target number in as few moves as possible."
-    ),
+    text=("Move the current number to the target number: - lowers it by one, + raises it by one."),
     action_names=("-", "+"),
     fact_keys=("current number", "target number"),
     write_thought=_write_thought,

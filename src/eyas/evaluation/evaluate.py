@@ -8,11 +8,13 @@ from eyas.evaluation.records import EvalRow
 from eyas.evaluation.statistics import bootstrap_interval, wilson_interval
 from eyas.rollouts.actors import Actor, ConstantActor
 from eyas.rollouts.collector import Collector
+from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.seeding import Split
-from eyas.types import ImageStore, Trajectory
+from eyas.types import Trajectory
 
 VALIDATION_EPISODES = 200  # to choose the best constant action on
+MOST_PICTURES = 512  # in memory, before those that nobody will look at again go
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,39 @@ class Played:
 def play(
     task: Task,
     actor: Actor,
-    images: ImageStore,
+    images: MemoryImageStore,
     seed: int,
-    episodes: int,
+    episodes: range,
     split: Split = Split.EVAL,
     num_envs: int = 64,
     on_episode: Callable[[int], None] | None = None,
+    keep_pictures_below: int | None = None,
 ) -> Played:
-    """Plays `episodes` episodes to their ends. One that is lost to its environment is tried once more."""
-    collector = Collector([task], images, seed, split, min(num_envs, episodes))
+    """Plays these episodes to their ends. One that is lost to its environment is tried once more.
+
+    With `keep_pictures_below`, only pictures of episodes with a lower number stay in `images`, which does not grow then.
+    """
+    collector = Collector([task], images, seed, split, min(num_envs, len(episodes)))
+
+    def on_step(num_done: int) -> None:
+        if on_episode:
+            on_episode(num_done)
+        if keep_pictures_below is not None and len(images) > MOST_PICTURES:
+            images.discard_except(collector.image_hashes(keep_pictures_below))
+
     try:
-        played = collector.episodes(actor, range(episodes), on_episode)
-        if collector.lost_episodes:
-            # what a seed made fail once fails again: that the environment works at all, the others have shown
-            collector.max_failures_in_a_row = len(collector.lost_episodes) + 1
-            played += collector.episodes(actor, collector.lost_episodes)
-            played.sort(key=lambda t: t.episode)
+        played = collector.episodes(actor, episodes, on_step)
+        lost = collector.lost_episodes
     finally:
         collector.close()
-    return Played(played, episodes - len(played))
+    if lost:
+        # what a seed made fail once may fail again: that the environment works at all, the others have shown
+        again = Collector([task], images, seed, split, 1, max_failures_in_a_row=len(lost) + 1)
+        played = sorted([*played, *again.episodes(actor, lost)], key=lambda t: t.episode)
+        again.close()
+    for trajectory in played:
+        trajectory.task = task.index
+    return Played(played, len(episodes) - len(played))
 
 
 def evaluation_row(
@@ -73,17 +89,25 @@ def evaluation_row(
         return_mean=measures.mean_or_none(returns),
         return_interval=bootstrap_interval(returns, seed=0),
         parse_rate=measures.parse_rate(steps),
-        recognition_accuracy=measures.recognition_accuracy(episodes, [fact_keys]),
+        recognition_accuracy=measures.recognition_accuracy(episodes, {t.task: fact_keys for t in episodes}),
         mean_length_steps=measures.mean_or_none(t.num_steps for t in episodes),
         stop_reasons=reasons | ({"lost": lost} if lost else {}),
     )
 
 
-def best_constant_action(task: Task, images: ImageStore, seed: int, actions: Sequence[int]) -> int:
+def best_constant_action(task: Task, images: MemoryImageStore, seed: int, actions: Sequence[int]) -> int:
     """The action whose constant repetition earns the highest mean return, chosen on validation seeds."""
 
     def mean_return(action: int) -> float:
-        played = play(task, ConstantActor(action), images, seed, VALIDATION_EPISODES, Split.VALIDATION)
+        played = play(
+            task,
+            ConstantActor(action),
+            images,
+            seed,
+            range(VALIDATION_EPISODES),
+            Split.VALIDATION,
+            keep_pictures_below=0,
+        )
         return measures.mean_or_none(t.total_return for t in played.trajectories) or 0.0
 
     return max(actions, key=mean_return)

@@ -1,7 +1,7 @@
 """What trajectories say in numbers. Log, report and viewer call these functions, and no others."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 
@@ -44,8 +44,8 @@ def parse_rate(steps: Sequence[Step]) -> float | None:
     return mean_or_none(isinstance(s.parse, ParsedAction) for s in steps)
 
 
-def recognition_accuracy(trajectories: Sequence[Trajectory], fact_keys: Sequence[Sequence[str]]) -> float | None:
-    """Mean share of graded facts that were written down right; a parse failure counts as none right."""
+def recognition_accuracy(trajectories: Sequence[Trajectory], fact_keys: Mapping[int, Sequence[str]]) -> float | None:
+    """Mean share of the facts, named by task index, that were written down right; a parse failure counts as none right."""
     shares = (recognised_share(s.parse, s.facts, fact_keys[t.task]) for t in trajectories for s in written_steps([t]))
     return mean_or_none(share for share in shares if share is not None)
 
@@ -88,7 +88,9 @@ def start_keys(trajectories: Iterable[Trajectory]) -> set[str]:
     return {k for t in trajectories if (k := start_key(t)) is not None}
 
 
-def rollout_metrics(trajectories: Sequence[Trajectory], fact_keys: Sequence[Sequence[str]]) -> dict[str, float | None]:
+def rollout_metrics(
+    trajectories: Sequence[Trajectory], fact_keys: Mapping[int, Sequence[str]]
+) -> dict[str, float | None]:
     """What an iteration's rollout is logged as. Episode measures are over the episodes that ended in it."""
     ended = [t for t in trajectories if t.has_ended]
     steps = written_steps(trajectories)

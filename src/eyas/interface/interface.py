@@ -63,7 +63,7 @@ class Interface:
         is_text = isinstance(env.observation_space, spaces.Text)
         return cls(
             description=description,
-            format=FORMATS[format](description.action_names, description.fact_keys, thoughts),
+            format=FORMATS[format](description.action_names, description.fact_keys if thoughts else (), thoughts),
             image_source=None if is_text else _image_source(env),
             is_text_observation=is_text,
             first_action=int(env.action_space.start),

@@ -15,6 +15,7 @@ from eyas.errors import ModelError
 from eyas.types import ImagePart, ImageStore, Message
 
 IMAGE_CACHE_BYTES = 512 * 2**20
+TWO_WAY_ATTENTION = ("gemma3", "paligemma")  # over the tokens of a picture, told by token types
 PROMPT_CACHE_ENTRIES = 8192
 
 
@@ -47,6 +48,12 @@ class VisionLanguageModel(nn.Module):
         self.model = model
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
+        base = getattr(model, model.base_model_prefix, model)
+        if hasattr(base, "get_rope_index") or model.config.model_type in TWO_WAY_ATTENTION:
+            raise ModelError(
+                f"models of type {model.config.model_type} need positions or attention masks of their own over a picture, "
+                "which are not built here yet: take SmolVLM, Idefics3, LLaVA or a text-only model"
+            )
         self.end_ids = frozenset(_end_ids(model, self.tokenizer))
         if not self.end_ids:
             raise ModelError("the model names no end-of-turn token: set eos_token in its tokenizer")

@@ -22,6 +22,7 @@ from eyas.seeding import Split, derive_seed, environment_seed, generator
 from eyas.types import (
     ExecutedBy,
     FailureEffect,
+    ImagePart,
     ImageStore,
     Message,
     ParsedAction,
@@ -67,6 +68,7 @@ class Collector:
         num_envs: int,
         group_size: int = 1,
         max_failures_in_a_row: int = 5,
+        first_episode: int = 0,
     ):
         self.tasks = tasks
         self.images = images
@@ -75,7 +77,7 @@ class Collector:
         self.group_size = group_size
         self.max_failures_in_a_row = max_failures_in_a_row
         self.slots: list[Slot | None] = [None] * num_envs
-        self.next_episode = 0
+        self.next_episode = first_episode
         self.env_failures = 0  # since the last call
         self.lost_episodes: list[int] = []  # in the last call
         self._failures_in_a_row = [0] * num_envs  # of each slot: in lock-step many may fail before any episode ends
@@ -120,6 +122,12 @@ class Collector:
             if slot:
                 slot.env.close()
         self.slots = [None] * len(self.slots)
+
+    def image_hashes(self, episodes_below: int = 0) -> set[str]:
+        """The pictures that running episodes show, and those of finished episodes with a lower number."""
+        prompts = [s.messages for s in self.slots if s and s.is_active]
+        prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
+        return {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
 
     def _begin(self) -> None:
         self._done, self.env_failures, self.lost_episodes = [], 0, []

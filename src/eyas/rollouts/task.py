@@ -18,3 +18,4 @@ class Task:
     weight: float = 1.0
     expert: Expert | None = None
     env_id: str = ""
+    index: int = 0  # in the run's tasks

@@ -15,6 +15,8 @@ from eyas.rollouts.task import Task
 from eyas.seeding import Split
 from eyas.types import Trajectory
 
+EPISODES_A_FILE = 256  # whose pictures are in memory together
+
 
 def demonstrator(task: Task, policy: str, random_share: float) -> Actor:
     """An expert that plays a share of its moves at random, or chance. Raises ConfigError where there is no expert."""
@@ -33,16 +35,25 @@ def collect_dataset(
     images: MemoryImageStore,
     folder: Path,
     seed: int,
-    episodes: int,
+    episodes: range,
     about: dict[str, Any],
-    on_episode: Callable[[int], None] | None = None,
-) -> tuple[list[Trajectory], dict[str, float | None]]:
+    on_episode: Callable[[int], None],
+) -> dict[str, float | None]:
     """Plays on demonstration seeds and writes the folder; `dataset.json` comes last and marks it as whole."""
-    played = play(task, actor, images, seed, episodes, Split.DEMONSTRATION, on_episode=on_episode)
+    trajectories: list[Trajectory] = []
     with TrajectoryRecorder(folder, images) as recorder:
-        recorder.record("episodes_000000", played.trajectories, stage="collect", iteration=0, env_id=task.env_id)
-    numbers = rollout_metrics(played.trajectories, [task.interface.format.fact_keys])
-    info = {"env": task.env_id, "seed": seed, **about, "episodes": len(played.trajectories)}
-    info |= {"steps": sum(len(t.steps) for t in played.trajectories), "success_rate": numbers["rollout/success_rate"]}
+        for start in range(0, len(episodes), EPISODES_A_FILE):
+            done = len(trajectories)
+            part = episodes[start : start + EPISODES_A_FILE]
+            played = play(
+                task, actor, images, seed, part, Split.DEMONSTRATION, on_episode=lambda n, d=done: on_episode(d + n)
+            )
+            name = f"episodes_{start:08d}"
+            recorder.record(name, played.trajectories, stage="collect", iteration=0, env_id=task.env_id)
+            images.clear()
+            trajectories += played.trajectories
+    numbers = rollout_metrics(trajectories, {task.index: task.interface.format.fact_keys})
+    info = {"env": task.env_id, "seed": seed, **about, "episodes": len(trajectories)}
+    info |= {"steps": sum(len(t.steps) for t in trajectories), "success_rate": numbers["rollout/success_rate"]}
     write_dataset_info(folder, info | {"return_mean": numbers["rollout/return_mean"]})
-    return played.trajectories, numbers
+    return numbers

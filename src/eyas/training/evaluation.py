@@ -1,9 +1,9 @@
 """The baseline ladder of a run: every row on the same evaluation seeds, then the report."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from eyas.config import EvalStage, RLStage, SFTStage
+from eyas.config import UNTRAINED, EvalStage, RLStage, SFTStage
 from eyas.evaluation.evaluate import Played, best_constant_action, evaluation_row, play
 from eyas.evaluation.measures import a_few
 from eyas.evaluation.records import EvalReport, EvalRow
@@ -11,12 +11,13 @@ from eyas.evaluation.report import format_table, write_html_report
 from eyas.rollouts.actors import Actor, ConstantActor, ExpertActor, PolicyActor, RandomActor
 from eyas.rollouts.recorder import write_atomically
 from eyas.training.progress import StageProgress
-from eyas.training.run import UNTRAINED, Run
-from eyas.types import Trajectory
+from eyas.training.run import Run
+from eyas.types import ImagePart, Trajectory
 
 SCRIPTED = ("random", "constant", "expert")
 TEMPERATURE = {"greedy": 0.0, "sample": 1.0}
 SHOWN_EPISODES = 3  # a policy, in the report
+SHOWN_OF = 50  # the first episodes, of which those are chosen
 
 
 def evaluate_ladder(run: Run, stage: EvalStage) -> None:
@@ -31,12 +32,12 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
             played = play_row(run, stage, name, decoding)
             row = evaluation_row(name, decoding, played, task.interface.format.fact_keys, run.training_starts)
             rows.append(row)
-            episodes = a_few(played.trajectories, SHOWN_EPISODES) if name not in SCRIPTED else []
-            run.recorder.record(
-                f"{stage.name}-{name}-{decoding}_{0:06d}", episodes, stage=stage.name, iteration=0, env_id=task.env_id
-            )
-            if name == last_learned(rows) and decoding == stage.decodings[-1]:
-                shown = episodes
+            episodes = a_few(played.trajectories[:SHOWN_OF], SHOWN_EPISODES) if name not in SCRIPTED else []
+            if episodes:
+                file = f"{stage.name}-{name}-{decoding}_{0:06d}"
+                run.recorder.record(file, episodes, stage=stage.name, iteration=0, env_id=task.env_id)
+            shown = episodes or shown  # of the last policy that learned
+            run.images.discard_except(image_hashes(shown))
             progress.update(index + 1, {f"{name} {decoding}": row.strict_success_rate})
     run.policy.load_weights(run.checkpoint(run.state["stands_at"]))
     env_args = run.config.tasks[stage.task].env_args
@@ -50,8 +51,9 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
     run.console.print(format_table(report))
 
 
-def last_learned(rows: list[EvalRow]) -> str:
-    return rows[-1].policy
+def image_hashes(trajectories: Sequence[Trajectory]) -> set[str]:
+    prompts = [step.messages for t in trajectories for step in t.steps]
+    return {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
 
 
 def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
@@ -66,8 +68,9 @@ def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
 
 
 def play_row(run: Run, stage: EvalStage, name: str, decoding: str) -> Played:
-    task = run.tasks[stage.task]
-    return play(task, actor_of(run, stage, name, decoding), run.images, stage.seed, stage.episodes)
+    task, episodes = run.tasks[stage.task], range(stage.episodes)
+    actor = actor_of(run, stage, name, decoding)
+    return play(task, actor, run.images, stage.seed, episodes, keep_pictures_below=SHOWN_OF)
 
 
 def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:

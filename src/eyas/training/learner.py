@@ -66,8 +66,8 @@ class Learner:
         self.nonfinite_in_a_row += 1
         if self.nonfinite_in_a_row >= self.max_nonfinite_updates:
             raise TrainingDiverged(
-                f"{self.nonfinite_in_a_row} updates in a row were not finite, none was applied: lower optim.lr, "
-                "look for rewards that are NaN or huge, or set reward_scale"
+                f"{self.nonfinite_in_a_row} updates in a row were not finite, none was applied. Begin "
+                "a run with a lower optim.lr or a smaller reward_scale, with the last checkpoint as model.name"
             )
 
     def state_dict(self) -> dict[str, int]:

@@ -22,9 +22,10 @@ from eyas.training.optim import Optimizer
 from eyas.training.progress import StageProgress
 from eyas.training.run import Interrupted, Run, clear_folder
 from eyas.training.sft import fine_tune
-from eyas.types import ImagePart, Trajectory
+from eyas.types import Trajectory
 
 log = logging.getLogger(__name__)
+EPISODES_A_STAGE = 10**8  # no stage plays more
 MISMATCH_LIMIT = 1e-3  # nats a token, before the first update of a run
 
 
@@ -52,17 +53,23 @@ def train(run: Run, resume: bool = False) -> None:
 # ----------------------------------------------------------------------------------------------- demonstrations
 
 
+def first_episode(run: Run, stage: CollectStage | RLStage) -> int:
+    """Where a stage begins to number its episodes, so that no stage plays those of another of its kind."""
+    kinds = [type(s) for s in run.config.stages[: run.config.stages.index(stage)]]
+    return EPISODES_A_STAGE * kinds.count(type(stage))
+
+
 def collect(run: Run, stage: CollectStage) -> None:
     """Writes a dataset to `datasets/NAME`."""
     task = run.tasks[stage.task]
     folder = run.folder / "datasets" / stage.name
     clear_folder(folder)
     actor = demonstrator(task, stage.policy, stage.random_share)
+    first = first_episode(run, stage)
+    episodes = range(first, first + stage.episodes)
     about = {"policy": stage.policy, "random_share": stage.random_share}
     with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
-        _, numbers = collect_dataset(
-            task, actor, run.images, folder, run.config.seed, stage.episodes, about, progress.update
-        )
+        numbers = collect_dataset(task, actor, run.images, folder, run.config.seed, episodes, about, progress.update)
     run.log(stage.name, 0, numbers)
     run.images.clear()
 
@@ -84,9 +91,10 @@ def reinforce(run: Run, stage: RLStage) -> None:
         Split.TRAIN,
         stage.num_envs,
         max_failures_in_a_row=run.config.max_env_failures_in_a_row,
+        first_episode=first_episode(run, stage),
     )
     actor = PolicyActor(run.policy, stage.temperature)
-    if parts := run.parts():
+    if parts := run.take_parts():
         optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
         collector.load_state_dict(parts["collector"])
@@ -94,9 +102,9 @@ def reinforce(run: Run, stage: RLStage) -> None:
     with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
         for iteration in range(begin, stage.iterations):
             clock = time.perf_counter()
-            trajectories = rollout(collector, actor, stage, iteration)
+            trajectories = rollout(collector, actor, stage)
             rollout_s = time.perf_counter() - clock
-            numbers = rollout_metrics(trajectories, [t.interface.format.fact_keys for t in run.tasks])
+            numbers = rollout_metrics(trajectories, {t.index: t.interface.format.fact_keys for t in run.tasks})
             clock = time.perf_counter()
             annotate(run.policy, trajectories)
             samples = build_samples(trajectories, run.policy.model, run.images)
@@ -136,18 +144,22 @@ def samples_an_iteration(stage: RLStage) -> int | None:
 
 
 def total_updates(stage: RLStage) -> int:
-    """Optimizer steps of the stage, for the schedule; with whole episodes, an episode is taken as four steps."""
+    """Optimizer steps of the stage; a guess of four steps an episode where an iteration is whole episodes.
+
+    Only the warm-up and the preflight feel the guess: the schedule goes by the share of iterations that are done.
+    """
     samples = samples_an_iteration(stage) or 4 * (stage.rollout_episodes or 1)
     return stage.iterations * stage.epochs * max(1, round(samples / stage.minibatch_size))
 
 
-def rollout(collector: Collector, actor: Actor, stage: RLStage, iteration: int) -> list[Trajectory]:
+def rollout(collector: Collector, actor: Actor, stage: RLStage) -> list[Trajectory]:
     """A fixed number of steps with the cut episodes bootstrapped, or a fixed set of episodes, all awaited."""
     if stage.rollout_steps:
         return collector.steps(actor, stage.rollout_steps)
     assert stage.rollout_episodes
-    first = iteration * stage.rollout_episodes
-    return collector.episodes(actor, range(first, first + stage.rollout_episodes))
+    first = collector.next_episode
+    collector.next_episode += stage.rollout_episodes
+    return collector.episodes(actor, range(first, collector.next_episode))
 
 
 def update(
@@ -161,6 +173,8 @@ def update(
         order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
         count = max(1, round(len(samples) / stage.minibatch_size))
         for part in np.array_split(order, count):
+            done = len(metrics) / (stage.epochs * count)
+            learner.optimizer.progress = (iteration + done) / stage.iterations
             metrics.append(learner.update([samples[i] for i in part]))
     applied = [m for m in metrics if not m["train/nonfinite_updates_count"]]
     numbers = {k: float(np.mean([m[k] for m in applied])) for k in metrics[0] if applied}
@@ -189,10 +203,7 @@ def record(
 
 def keep_images_of_running_episodes(run: Run, collector: Collector) -> None:
     """Memory does not grow with iterations: pictures stay only where a running episode still shows them."""
-    running = [s for s in collector.slots if s and s.is_active]
-    run.images.discard_except(
-        p.image_hash for s in running for m in s.messages for p in m.parts if isinstance(p, ImagePart)
-    )
+    run.images.discard_except(collector.image_hashes())
 
 
 def evaluate(run: Run, stage: RLStage) -> dict[str, float | None]:
@@ -200,7 +211,8 @@ def evaluate(run: Run, stage: RLStage) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {}
     for name, temperature in (("greedy", 0.0), ("sample", 1.0)):
         actor = PolicyActor(run.policy, temperature)
-        played = play(run.tasks[0], actor, run.images, run.config.seed, stage.evaluate_episodes, Split.VALIDATION)
+        episodes = range(stage.evaluate_episodes)
+        played = play(run.tasks[0], actor, run.images, run.config.seed, episodes, Split.VALIDATION)
         row = evaluation_row("rl", name, played, run.tasks[0].interface.format.fact_keys)
         numbers[f"eval/strict_success_rate_{name}"] = row.strict_success_rate
         numbers[f"eval/return_mean_{name}"] = row.return_mean

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_steps: int, schedule: str, final_share: float) -> float:
+def learning_rate_factor(step: float, total_steps: int, warmup_steps: int, schedule: str, final_share: float) -> float:
     """The share of the full learning rate at a step (from 0): linear warm-up, then constant, linear or cosine decay."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -26,6 +26,7 @@ class Optimizer:
         self.config = config
         self.total_steps = total_steps
         self.steps = 0
+        self.progress: float | None = None  # share of the stage that is done, where the number of updates is not known
         head_lr = config.lr if config.lr_value_head is None else config.lr_value_head
         parts = ((model, config.lr), (value_head, head_lr))
         groups = [group for module, lr in parts for group in _groups(module.parameters(), lr, config.weight_decay)]
@@ -36,7 +37,8 @@ class Optimizer:
     def learning_rate(self) -> float:
         """Of the model, at the next step."""
         c = self.config
-        return c.lr * learning_rate_factor(self.steps, self.total_steps, c.warmup_steps, c.schedule, c.final_lr_share)
+        position = self.steps if self.progress is None else self.progress * self.total_steps
+        return c.lr * learning_rate_factor(position, self.total_steps, c.warmup_steps, c.schedule, c.final_lr_share)
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad(set_to_none=True)

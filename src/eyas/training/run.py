@@ -5,21 +5,23 @@ import logging
 import shutil
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from eyas.config import RLStage, RunConfig, SFTStage
+from eyas.config import ITERATION, UNTRAINED, RLStage, RunConfig, SFTStage
 from eyas.errors import CheckpointError, ConfigError
-from eyas.evaluation.records import provenance
+from eyas.evaluation.records import provenance, read_metrics
 from eyas.models.policy import Policy
 from eyas.recipes import to_toml
 from eyas.rollouts.images import MemoryImageStore
-from eyas.rollouts.recorder import TrajectoryRecorder
+from eyas.rollouts.recorder import TrajectoryRecorder, write_atomically
 from eyas.rollouts.task import Task
 from eyas.training.checkpoint import latest_checkpoint, save_checkpoint, validate_checkpoint
 from eyas.training.metrics import MetricsWriter, open_trackers, set_aside_after
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 TRAINER_FILE = "trainer.pt"
 AGENT_FILE = "eyas_agent.json"
-UNTRAINED = "untrained"
+KEPT_ITERATIONS = 2  # checkpoints in the middle of stages; those of finished stages all stay
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,27 +58,43 @@ class Run:
 
     def open(self, resume: bool) -> None:
         """Prepares the folder; a resumed run goes back to its last good checkpoint."""
-        checkpoints = self.folder / "checkpoints"
         has_begun = (self.folder / "config.toml").exists()
         if has_begun and not resume:
             raise ConfigError(f"{self.folder} holds a run already: add --resume, or choose another --output or name=")
+        if resume and not has_begun:
+            raise ConfigError(
+                f"there is no run at {self.folder} to resume: leave --resume out, or mend --output or name="
+            )
         if has_begun:
             self._check_same_config()
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.toml").write_text(to_toml(self.config))
-        (self.folder / "environment.json").write_text(json.dumps(provenance() | {"seed": self.config.seed}, indent=2))
-        latest = latest_checkpoint(checkpoints) if resume else None
+        latest = latest_checkpoint(self.folder / "checkpoints") if has_begun else None
         if latest:
             self._restore(latest)
+        elif has_begun and read_metrics(self.folder / "metrics.jsonl"):
+            raise CheckpointError(f"no checkpoint of {self.folder} is whole: begin again under another name=")
         trackers = open_trackers(self.config.track, self.folder, self.config.model_dump(mode="json"))
         self._metrics = MetricsWriter(self.folder / "metrics.jsonl", trackers)
         self._recorder = TrajectoryRecorder(self.folder, self.images)
+        self._write_provenance()
+        if not has_begun:
+            text = to_toml(self.config).encode()
+            write_atomically(self.folder / "config.toml", lambda file: file.write(text))
         if latest is None:
             self.save(UNTRAINED)
 
+    def _write_provenance(self) -> None:
+        """Adds this process to `environment.json`: a resumed run may go on elsewhere, or with other code."""
+        path = self.folder / "environment.json"
+        try:
+            sessions = json.loads(path.read_bytes())["sessions"] if path.exists() else []
+        except (ValueError, KeyError):
+            sessions = []
+        text = json.dumps({"seed": self.config.seed, "sessions": [*sessions, provenance()]}, indent=1).encode()
+        write_atomically(path, lambda file: file.write(text))
+
     def _check_same_config(self) -> None:
-        before = (self.folder / "config.toml").read_text()
-        if before != to_toml(self.config):
+        if (self.folder / "config.toml").read_bytes() != to_toml(self.config).encode():
             raise ConfigError(
                 f"{self.folder} was begun with another configuration: resume it with "
                 f"`eyas train {self.folder / 'config.toml'} --resume`"
@@ -86,10 +104,12 @@ class Run:
         self.policy.load_weights(checkpoint)
         try:
             saved = torch.load(checkpoint / TRAINER_FILE, weights_only=True)
-        except (OSError, RuntimeError, ValueError) as error:
+            self.state, self._parts = saved["state"], saved["parts"]
+            self.training_starts = set(saved["training_starts"])
+        except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
             raise CheckpointError(f"{checkpoint / TRAINER_FILE} cannot be read: {error}") from error
-        self.state, self._parts = saved["state"], saved["parts"]
-        self.training_starts = set(saved["training_starts"])
+        if self.state["iteration"] == 0:  # between stages: the checkpoint may be a side branch's
+            self.policy.load_weights(self.checkpoint(self.state["stands_at"]))
         self.console.print(f"resuming from {checkpoint}", highlight=False)
         self._set_aside()
 
@@ -109,10 +129,11 @@ class Run:
                 file.replace(self.folder / "discarded" / file.name)
 
     def close(self) -> None:
-        if self._recorder:
-            self._recorder.close()
-        if self._metrics:
-            self._metrics.close()
+        with ExitStack() as stack:  # each is closed, whatever the other raises
+            if self._metrics:
+                stack.callback(self._metrics.close)
+            if self._recorder:
+                stack.callback(self._recorder.close)
 
     # ------------------------------------------------------------------------------------- recording
 
@@ -144,14 +165,15 @@ class Run:
             tasks = [t.model_dump(mode="json", exclude_none=True) for t in self.config.tasks]
             (folder / AGENT_FILE).write_text(json.dumps({"tasks": tasks}, indent=1))
 
-        return save_checkpoint(self.folder / "checkpoints", name, write, keep_last=2)
+        keep_last = KEPT_ITERATIONS if name.startswith(ITERATION) else None
+        return save_checkpoint(self.folder / "checkpoints", name, write, keep_last)
 
     def save_iteration(self, iteration: int, parts: Mapping[str, Any]) -> None:
         """A checkpoint in the middle of a stage: `iteration` is the next one to do."""
         self.state["iteration"] = iteration
-        self.save(f"iteration_{self.state['stage']:02d}{iteration:06d}", parts)
+        self.save(f"{ITERATION}{self.state['stage']:02d}{iteration:06d}", parts)
 
-    def parts(self) -> dict[str, Any]:
+    def take_parts(self) -> dict[str, Any]:
         """The states of the parts of the stage that was interrupted, once."""
         parts, self._parts = self._parts, {}
         return parts
@@ -162,25 +184,23 @@ class Run:
         return path
 
     def stop_here(self) -> None:
-        """Raises Interrupted where the user asked to stop. Call it right after a checkpoint."""
-        if self.stop_requested:
+        """Raises Interrupted where the user asked to stop before the end. Call it right after a checkpoint."""
+        if self.stop_requested and self.state["stage"] < len(self.config.stages):
             raise Interrupted(f"stopped and saved: go on with `eyas train {self.folder / 'config.toml'} --resume`")
 
     def finish_stage(self, stage: Any) -> None:
-        """Keeps the weights of a stage that learned under its name, and moves on."""
-        if isinstance(stage, RLStage | SFTStage):
-            is_side_branch = isinstance(stage, SFTStage) and stage.is_side_branch
-            stands_at = self.state["stands_at"]
-            self.state |= {"stage": self.state["stage"] + 1, "iteration": 0}
-            if not is_side_branch:
-                self.state["stands_at"] = stage.name
-            self.save(stage.name)
-            if is_side_branch:
-                self.policy.load_weights(self.checkpoint(stands_at))
-                self.save(f"iteration_{self.state['stage']:02d}{0:06d}")
-        else:
-            self.state |= {"stage": self.state["stage"] + 1, "iteration": 0}
-            self.save(f"iteration_{self.state['stage']:02d}{0:06d}")
+        """Keeps the weights of a stage that learned under its name, and moves on: from a side branch to where it left."""
+        self.state["stage"] += 1
+        if not isinstance(stage, RLStage | SFTStage):
+            self.save_iteration(0, {})
+            return
+        self.state["iteration"] = 0
+        is_side_branch = isinstance(stage, SFTStage) and stage.is_side_branch
+        if not is_side_branch:
+            self.state["stands_at"] = stage.name
+        self.save(stage.name)
+        if is_side_branch:
+            self.policy.load_weights(self.checkpoint(self.state["stands_at"]))
 
     # ------------------------------------------------------------------------------------- interruption
 
@@ -191,7 +211,7 @@ class Run:
             if self.stop_requested:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            self.console.print("stopping after this iteration; press Ctrl-C again to stop at once")
+            self.console.print("stopping at the next checkpoint; press Ctrl-C again to stop at once")
 
         try:
             before = signal.signal(signal.SIGINT, request)
@@ -202,12 +222,6 @@ class Run:
             signal.signal(signal.SIGINT, before)
 
         return undo
-
-
-def start_weights(run: Run, stage: SFTStage | RLStage) -> None:
-    """Loads the weights that a stage begins with, where it does not go on from where the run stands."""
-    if isinstance(stage, SFTStage) and stage.start_from is not None:
-        run.policy.load_weights(run.checkpoint(stage.start_from))
 
 
 def clear_folder(folder: Path) -> None:

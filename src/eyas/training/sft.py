@@ -12,13 +12,14 @@ from eyas.config import RLStage, SFTStage, is_folder
 from eyas.errors import DatasetError
 from eyas.evaluation.measures import mean_or_none, start_keys
 from eyas.rewards.recognition import recognised_share
-from eyas.rollouts.datasets import DatasetImageStore, load_trajectories
+from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories
 from eyas.rollouts.samples import supervised_sample
+from eyas.rollouts.task import Task
 from eyas.seeding import generator
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.training.progress import StageProgress
-from eyas.training.run import Run, start_weights
+from eyas.training.run import Run
 from eyas.types import Trajectory
 
 BUCKET_BATCHES = 16  # batches whose samples are sorted by length together
@@ -28,6 +29,7 @@ VALIDATION_STEPS = 128  # held-out steps that are completed greedily
 def fine_tune(run: Run, stage: SFTStage) -> None:
     """Trains on a dataset; logs the loss, and every now and then what the held-out episodes say."""
     folder = Path(stage.data) if is_folder(stage.data) else run.folder / "datasets" / stage.data
+    check_dataset(run.tasks, folder)
     images = DatasetImageStore(folder)
     run.images.attach(images)
     try:
@@ -36,15 +38,25 @@ def fine_tune(run: Run, stage: SFTStage) -> None:
         run.images.detach(images)
 
 
+def check_dataset(tasks: Sequence[Task], folder: str | Path) -> None:
+    """Raises DatasetError where the episodes are of an environment that the run does not have."""
+    env_id = dataset_info(folder).get("env")
+    if env_id not in {t.env_id for t in tasks}:
+        raise DatasetError(f"the dataset {folder} is of {env_id}, the run's tasks are {[t.env_id for t in tasks]}")
+
+
 def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> None:
     train_set, held_out = split(trajectories, stage.validation_share, run.config.seed)
     samples, held_out_samples = supervise(run, train_set), supervise(run, held_out)
+    if not samples:
+        raise DatasetError("no step of the dataset has a written text: collect with an expert or a checkpoint")
+    batches = Batches(samples, stage.batch_size, run.config.seed)
     run.training_starts |= start_keys(train_set)
     num_updates = updates(run, stage)
-    parts = run.parts()
+    parts = run.take_parts()
     begin = run.state["iteration"]
-    if begin == 0:
-        start_weights(run, stage)
+    if begin == 0 and stage.start_from is not None:
+        run.policy.load_weights(run.checkpoint(stage.start_from))
     optimizer = Optimizer(run.policy.model, run.policy.value_head, stage.optim, num_updates)
     learner = Learner(run.policy, Supervised(), optimizer, micro_batch_size=stage.micro_batch_size)
     if parts:
@@ -53,11 +65,10 @@ def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> Non
     shown: dict[str, float | None] = {}
     with StageProgress(run.console, stage.name, num_updates, begin) as progress:
         for index in range(begin, num_updates):
-            batch = batch_of(samples, index, stage.batch_size, run.config.seed)
-            numbers: dict[str, float | None] = dict(learner.update(batch))
+            numbers: dict[str, float | None] = dict(learner.update(batches[index]))
             is_last = index + 1 == num_updates
             is_due = (index + 1) % stage.validation_every == 0
-            if held_out and (is_due or is_last):
+            if held_out_samples and (is_due or is_last):
                 numbers |= validate(run, learner, held_out, held_out_samples)
             run.log(stage.name, index, numbers)
             shown |= {"loss": numbers["train/loss"], "held-out": numbers.get("validation/loss", shown.get("held-out"))}
@@ -104,22 +115,33 @@ def supervise(run: Run, trajectories: Sequence[Trajectory]) -> list[TrainingSamp
     ]
 
 
-def batch_of(samples: Sequence[TrainingSample], index: int, batch_size: int, seed: int) -> list[TrainingSample]:
-    """Batch `index` of an endless seeded order: no sample twice in an epoch, similar lengths together.
+class Batches:
+    """An endless seeded order of batches: no sample twice in an epoch, similar lengths together.
 
-    Depends on its arguments alone, so that a resumed run goes on with the same batches.
+    Batch `index` depends on the arguments alone, so that a resumed run goes on with the same batches.
     """
-    batches_an_epoch = max(1, len(samples) // batch_size)
-    epoch, position = divmod(index, batches_an_epoch)
-    rng = generator("sft order", seed, epoch)
-    order = rng.permutation(len(samples))
-    batches: list[np.ndarray] = []
-    for start in range(0, batches_an_epoch * batch_size, BUCKET_BATCHES * batch_size):
-        bucket = order[start : min(start + BUCKET_BATCHES * batch_size, batches_an_epoch * batch_size)]
-        bucket = np.array(sorted(bucket, key=lambda i: len(samples[i].ids)))
-        batches += np.array_split(bucket, max(1, len(bucket) // batch_size))
-    chosen = batches[rng.permutation(len(batches))[position]]
-    return [samples[i] for i in chosen]
+
+    def __init__(self, samples: Sequence[TrainingSample], batch_size: int, seed: int):
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.an_epoch = max(1, len(samples) // batch_size)
+        self._epoch = -1
+        self._batches: list[np.ndarray] = []
+
+    def __getitem__(self, index: int) -> list[TrainingSample]:
+        epoch, position = divmod(index, self.an_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._shuffled(epoch)
+        return [self.samples[i] for i in self._batches[position]]
+
+    def _shuffled(self, epoch: int) -> list[np.ndarray]:
+        rng = generator("sft order", self.seed, epoch)
+        order = rng.permutation(len(self.samples))
+        used, bucket_size = self.an_epoch * self.batch_size, BUCKET_BATCHES * self.batch_size
+        batches: list[np.ndarray] = []
+        for start in range(0, used, bucket_size):
+            bucket = sorted(order[start : min(start + bucket_size, used)], key=lambda i: len(self.samples[i].ids))
+            batches += np.array_split(np.array(bucket), max(1, len(bucket) // self.batch_size))
+        return [batches[i] for i in rng.permutation(len(batches))]
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from helpers import CountingEnv, ScriptedPolicy, always, nonsense, seeded_text, 
 
 
 def evaluated(task, actor, episodes=10, **options):
-    return play(task, actor, MemoryImageStore(), 0, episodes, **options)
+    return play(task, actor, MemoryImageStore(), 0, range(episodes), **options)
 
 
 def failing_env(times):
