@@ -46,7 +46,12 @@ def prepare():
         t
         for arm in (0, 1)
         for t in play(
-            task, ExpertActor(lambda env, arm=arm: ExpertMove(arm, {})), policy.images, 0, range(64), Split.DEMONSTRATION
+            task,
+            ExpertActor(lambda env, arm=arm: ExpertMove(arm, {})),
+            policy.images,
+            0,
+            range(64),
+            Split.DEMONSTRATION,
         ).trajectories
     ]
     samples = [

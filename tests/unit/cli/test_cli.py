@@ -205,3 +205,18 @@ def test_an_environment_of_the_user_s_own_module(tmp_path: Path, monkeypatch) ->
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
+
+
+def test_errors_of_places_and_models(finished_run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def error(*arguments: str) -> str:
+        return fail(monkeypatch, capsys, *arguments)
+
+    (tmp_path / "file").touch()
+    assert "file" in error("train", "numberline_ppo", "--output", str(tmp_path / "file"))
+    assert "file" in error("demo", "--quick", "--output", str(tmp_path / "file"))
+    assert "file" in error("collect", "eyas/NumberLine-v0", "--output", str(tmp_path / "file" / "x"))
+    assert "type one of iteration_" in error("eval", str(finished_run), *NUMBER_LINE)
+    assert "image_size" in error(
+        "train", "numberline_ppo", f"model.name='{finished_run}/checkpoints/sft'", "model.image_size=32", "--dry-run"
+    )
+    assert "hidden_size" in error("train", "numberline_ppo", "model.options.hidden_size='abc'", "--dry-run")

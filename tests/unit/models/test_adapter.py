@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from eyas.errors import ModelError
 from eyas.models import adapter as adapter_module
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
-from eyas.models.nano import build_nano
+from eyas.models.nano import build_nano, nano_tokenizer
 from eyas.types import Message, TextPart
 from helpers import nano_policy, picture, prompt
 
@@ -121,3 +122,17 @@ def test_a_temperature_a_row():
     logits, temperatures = torch.randn(3, 5), torch.tensor([[0.5], [1.0], [2.0]])
     rows = [token_logprobs(row, float(t), None) for row, t in zip(logits, temperatures)]
     assert torch.allclose(token_logprobs(logits, temperatures, None), torch.stack(rows))
+
+
+def test_a_model_with_positions_of_its_own_over_pictures_is_refused():
+    """Qwen2-VL counts rows and columns of a picture: plain positions would give another function than the trained one."""
+    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    }
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2}
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
+    with pytest.raises(ModelError, match="qwen2_vl need positions"):
+        VisionLanguageModel(model, nano_tokenizer())
