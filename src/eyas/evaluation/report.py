@@ -48,7 +48,8 @@ def _group_by_policy(rows: Iterable[EvalRow]) -> dict[str, dict[str, EvalRow]]:
 
 
 def _percent(share: float | None, sign: str = "%") -> str:
-    return _UNKNOWN if share is None else f"{100 * share:.0f}{sign}"
+    """With one decimal where it has one: 99.6 % is not 100 %."""
+    return _UNKNOWN if share is None else f"{100 * share:.1f}".removesuffix(".0") + sign
 
 
 def _percent_interval(interval: Interval | None) -> str:
