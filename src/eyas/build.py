@@ -188,6 +188,7 @@ class Agent:
     images: MemoryImageStore
     interface_config: InterfaceConfig
     name: str = "rl"  # which row of the ladder it is
+    training_starts: frozenset[str] | None = None  # keys of the starting prompts that training saw, where known
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "Agent":
@@ -200,18 +201,21 @@ class Agent:
         policy = build_policy(ModelConfig(name=str(name), **options), images)
         is_checkpoint = (Path(name) / POLICY_FILE).exists()
         row = Path(name).name if Path(name).name in get_args(Row) else "rl"
-        return cls(policy, images, _trained_interface(Path(name)), row if is_checkpoint else "untrained")
+        interface, starts = _training_of(Path(name))
+        return cls(policy, images, interface, row if is_checkpoint else "untrained", starts)
 
     def task(self, env_id: str, **env_args: Any) -> Task:
         return build_task(TaskConfig(env=env_id, env_args=env_args, interface=self.interface_config))
 
 
-def _trained_interface(folder: Path) -> InterfaceConfig:
+def _training_of(folder: Path) -> tuple[InterfaceConfig, frozenset[str] | None]:
+    """How a checkpoint was asked in training, and which starting prompts it saw."""
     path = folder / AGENT_FILE
     if not path.exists():
-        return InterfaceConfig()
+        return InterfaceConfig(), None
     try:
-        return TaskConfig.model_validate(json.loads(path.read_text())["tasks"][0]).interface
+        about = json.loads(path.read_text())
+        return TaskConfig.model_validate(about["tasks"][0]).interface, frozenset(about["training_starts"])
     except (ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -233,7 +237,8 @@ def evaluate(
     for decoding in decodings:
         actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
         played = play(task, actor, agent.images, seed, range(episodes), on_episode=on_episode, keep_pictures_below=0)
-        rows.append(evaluation_row(agent.name, decoding, played, task.interface.format.fact_keys))
+        fact_keys = task.interface.format.fact_keys
+        rows.append(evaluation_row(agent.name, decoding, played, fact_keys, agent.training_starts))
         agent.images.clear()
     return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
 

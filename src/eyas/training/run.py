@@ -105,9 +105,9 @@ class Run:
         try:
             saved = torch.load(checkpoint / TRAINER_FILE, weights_only=True)
             self.state, self._parts = saved["state"], saved["parts"]
-            self.training_starts = set(saved["training_starts"])
+            self.training_starts = set(json.loads((checkpoint / AGENT_FILE).read_text())["training_starts"])
         except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
-            raise CheckpointError(f"{checkpoint / TRAINER_FILE} cannot be read: {error}") from error
+            raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
         if self.state["iteration"] == 0:  # between stages: the checkpoint may be a side branch's
             self.policy.load_weights(self.checkpoint(self.state["stands_at"]))
         self.console.print(f"resuming from {checkpoint}", highlight=False)
@@ -156,14 +156,10 @@ class Run:
 
         def write(folder: Path) -> None:
             self.policy.save(folder)
-            trainer = {
-                "state": self.state,
-                "parts": dict(parts or {}),
-                "training_starts": sorted(self.training_starts),
-            }
-            torch.save(trainer, folder / TRAINER_FILE)
+            torch.save({"state": self.state, "parts": dict(parts or {})}, folder / TRAINER_FILE)
             tasks = [t.model_dump(mode="json", exclude_none=True) for t in self.config.tasks]
-            (folder / AGENT_FILE).write_text(json.dumps({"tasks": tasks}, indent=1))
+            agent = {"tasks": tasks, "training_starts": sorted(self.training_starts)}
+            (folder / AGENT_FILE).write_text(json.dumps(agent, indent=1))
 
         keep_last = KEPT_ITERATIONS if name.startswith(ITERATION) else None
         return save_checkpoint(self.folder / "checkpoints", name, write, keep_last)

@@ -103,6 +103,7 @@ def test_eval_of_a_checkpoint_is_reproducible(finished_run: Path) -> None:
     command = ["eval", str(finished_run / "checkpoints" / "sft"), *NUMBER_LINE, "--episodes", "4", "--json"]
     first, second = (json.loads(run(*command))["rows"] for _ in range(2))
     assert first == second
+    assert all(0 < r["distinct_starts_seen_in_training"] <= r["distinct_starts"] for r in first)
 
 
 def test_eval_passes_arguments_to_the_environment() -> None:
