@@ -6,12 +6,17 @@ import math
 import pytest
 import torch
 
-from eyas import bench
-from eyas.bench import ENVS, GOALS, MEANINGS, QUICK, format_bench, run_bench
-from eyas.build import build_task
-from eyas.config import TaskConfig
+from eyas.batch import collate
+from eyas.bench import GOALS, MEANINGS, QUICK, format_bench, run_bench
+from eyas.bench.iterations import Inside
+from eyas.bench.learning import completion_loss, model_loss, training_samples
+from eyas.bench.measure import now_here
+from eyas.bench.memory import memory_growth
+from eyas.bench.sampling import bare_generate, bare_inputs, bare_loop
+from eyas.bench.workload import bench_policy, bench_tasks, prompts
 from eyas.models.adapter import VisionLanguageModel
 from eyas.samplers.in_process import InProcessSampler
+from eyas.training import loop
 from eyas.types import SampleRequest
 
 
@@ -25,12 +30,12 @@ def result():
 
 @pytest.fixture
 def policy():
-    return bench.bench_policy()
+    return bench_policy()
 
 
 @pytest.fixture
 def messages(policy):
-    return bench.prompts([build_task(TaskConfig(env=e, env_args=a)) for e, a in ENVS], policy.images, 6)
+    return prompts(bench_tasks(), policy.images, 6)
 
 
 def test_the_result_is_json_with_every_ratio_and_where_it_comes_from(result):
@@ -70,16 +75,16 @@ def test_the_table_shows_every_ratio(result):
 
 def test_the_bare_loop_reads_the_prompts_as_the_sampler_does(policy, messages):
     """Greedily both write the same ids, also where prompts of two lengths are padded."""
-    inputs = bench.bare_inputs(policy, messages)
+    inputs = bare_inputs(policy, messages)
     assert not inputs["attention_mask"].all()
-    bare = bench.bare_loop(policy.model, inputs, 8, is_greedy=True)
+    bare = bare_loop(policy.model, inputs, 8, is_greedy=True)
     ours = policy.sample([SampleRequest(m, 0, 8, 0.0) for m in messages])
     assert bare.tolist() == [c.token_ids.tolist() for c in ours]
 
 
 def test_generate_samples_nothing_that_is_forbidden_and_never_ends_early(policy, messages):
-    inputs = bench.bare_inputs(policy, messages)
-    ids = bench.bare_generate(policy.model, inputs, 30)
+    inputs = bare_inputs(policy, messages)
+    ids = bare_generate(policy.model, inputs, 30)
     assert ids.shape == (len(messages), 30)
     assert not set(ids.flatten().tolist()) & set(policy.model.forbidden_ids.tolist())
 
@@ -94,26 +99,26 @@ def test_lockstep_writes_the_same_completions(policy, messages):
 
 
 def test_both_bare_losses_are_the_same_number(policy, messages):
-    samples = bench.training_samples(policy, messages, 8)
-    batch = bench.collate(samples, policy.model.pad_id)
+    samples = training_samples(policy, messages, 8)
+    batch = collate(samples, policy.model.pad_id)
     vision = policy.model.vision_inputs(batch.image_hashes, policy.images)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
-    losses = [loss(policy.model, inputs, batch).item() for loss in (bench.model_loss, bench.completion_loss)]
+    losses = [loss(policy.model, inputs, batch).item() for loss in (model_loss, completion_loss)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_time_inside_counts_once_where_calls_are_nested():
-    inside = bench._Inside()
+    inside = Inside()
     inner = inside.wrap(lambda: sum(range(10**5)))
     outer = inside.wrap(lambda: [inner() for _ in range(5)])
-    begun = bench._now_here()
+    begun = now_here()
     outer()
-    assert 0 < inside.seconds <= bench._now_here() - begun
+    assert 0 < inside.seconds <= now_here() - begun
 
 
 def test_memory_does_not_grow_and_a_leak_is_seen(result, monkeypatch):
     leaked = []
-    record = bench.loop.record
-    monkeypatch.setattr(bench.loop, "record", lambda *args: leaked.append(args[3]) or record(*args))
-    with_leak = bench.memory_growth(1)["live_objects_growth"]
+    record = loop.record
+    monkeypatch.setattr(loop, "record", lambda *args: leaked.append(args[3]) or record(*args))
+    with_leak = memory_growth(1)["live_objects_growth"]
     assert result["memory"]["live_objects_growth"] < 150 < with_leak

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eyas.errors import DatasetError
-from eyas.rollouts.recorder import write_atomically
+from eyas.files import write_atomically
 from eyas.types import ExecutedBy, ImagePart, ImageStore, ParsedAction, Step, Trajectory
 
 _MAX_POINTS = 400

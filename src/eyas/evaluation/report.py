@@ -16,8 +16,8 @@ from rich.table import Table
 from eyas.evaluation.figures import action_name, curves_svg, frame, outcome, panels, thought, write_trajectory_figure
 from eyas.evaluation.records import EvalReport, EvalRow, provenance, read_metrics
 from eyas.evaluation.statistics import Interval
+from eyas.files import write_atomically
 from eyas.rollouts.images import image_to_png
-from eyas.rollouts.recorder import write_atomically
 from eyas.types import ImageStore, Step, Trajectory
 
 __all__ = ["EvalReport", "EvalRow", "format_table", "provenance", "write_html_report", "write_trajectory_figure"]

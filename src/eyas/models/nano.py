@@ -7,6 +7,7 @@ rate of about 1e-3 with warm-up. The first three are built in here; the last is 
 
 from importlib.resources import files
 from math import sqrt
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -71,37 +72,54 @@ def build_nano(
     0.999 for white paper (exactly 1 would make an empty white picture all zeros, which Idefics3 takes for padding).
     Raises ConfigError where the sizes do not divide.
     """
-    sizes = {
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "scale_factor": scale_factor,
-        "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
-        "layers": layers,
-        "heads": heads,
-        "vision_hidden_size": vision_hidden_size,
-        "vision_layers": vision_layers,
-        "context": context,
-        "image_std": image_std,
-    }
+    _check_positive(image_size=image_size, patch_size=patch_size, scale_factor=scale_factor)
+    _check_positive(hidden_size=hidden_size, intermediate_size=intermediate_size, layers=layers, heads=heads)
+    _check_positive(vision_hidden_size=vision_hidden_size, vision_layers=vision_layers, context=context)
+    _check_positive(image_std=image_std)
+    _check_divisible(image_size, patch_size * scale_factor, hidden_size, heads, vision_hidden_size)
+    _check_background(image_mean)
+    image_tokens = (image_size // patch_size // scale_factor) ** 2
+    processor = nano_processor(image_size, image_tokens, image_mean, image_std)
+    config = Idefics3Config(
+        text_config=_text_config(processor.tokenizer, hidden_size, intermediate_size, layers, heads, context),
+        vision_config=_vision_config(vision_hidden_size, vision_layers, image_size, patch_size),
+        scale_factor=scale_factor,
+        image_token_id=processor.image_token_id,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Idefics3ForConditionalGeneration(config)
+    return model.eval(), processor
+
+
+def _check_positive(**sizes: float) -> None:
     for name, size in sizes.items():
         if size <= 0:
             raise ConfigError(f"{name} is {size}: it must be above 0")
-    unit = patch_size * scale_factor
+
+
+def _check_divisible(image_size: int, unit: int, hidden_size: int, heads: int, vision_hidden_size: int) -> None:
+    """`unit` is the edge of what becomes one token, in pixels."""
     if image_size % unit:
         raise ConfigError(f"image_size {image_size} is no multiple of patch_size x scale_factor: try {unit * 3}")
     if hidden_size % (2 * heads):
         raise ConfigError(f"hidden_size {hidden_size} is no multiple of twice the heads: try {2 * heads * 16}")
     if vision_hidden_size % 2:
         raise ConfigError(f"vision_hidden_size {vision_hidden_size} is odd: try {vision_hidden_size + 1}")
+
+
+def _check_background(image_mean: float) -> None:
     if abs(image_mean * 255 - round(image_mean * 255)) < 1e-3:
         raise ConfigError(
             f"image_mean {image_mean} is a colour: a picture all of it would vanish; try {image_mean - 0.001:g}"
         )
-    image_tokens = (image_size // patch_size // scale_factor) ** 2
-    processor = nano_processor(image_size, image_tokens, image_mean, image_std)
-    tokenizer = processor.tokenizer
-    text = {
+
+
+def _text_config(
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, intermediate_size: int, layers: int, heads: int, context: int
+) -> dict[str, Any]:
+    return {
         "model_type": "llama",
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
@@ -117,23 +135,15 @@ def build_nano(
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    vision = {
-        "hidden_size": vision_hidden_size,
-        "intermediate_size": 2 * vision_hidden_size,
-        "num_hidden_layers": vision_layers,
+
+
+def _vision_config(hidden_size: int, layers: int, image_size: int, patch_size: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "image_size": image_size,
         "patch_size": patch_size,
-        "initializer_range": 1 / sqrt(vision_hidden_size),
+        "initializer_range": 1 / sqrt(hidden_size),
     }
-    config = Idefics3Config(
-        text_config=text,
-        vision_config=vision,
-        scale_factor=scale_factor,
-        image_token_id=processor.image_token_id,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Idefics3ForConditionalGeneration(config)
-    return model.eval(), processor

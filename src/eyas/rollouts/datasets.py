@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eyas.errors import DatasetError
+from eyas.files import write_atomically
+from eyas.rollouts.encoding import decode_trajectory
 from eyas.rollouts.images import hash_image, png_to_image
-from eyas.rollouts.recorder import (
-    EPISODE_FIELDS,
-    IMAGES_PER_ROW_GROUP,
-    SCHEMA_VERSION,
-    TRAJECTORY_SCHEMA,
-    Row,
-    read_shard_hashes,
-    write_atomically,
-)
-from eyas.types import (
-    Completion,
-    ExecutedBy,
-    FailureReason,
-    FinishReason,
-    ImagePart,
-    Message,
-    ParsedAction,
-    ParseFailure,
-    ParseResult,
-    RewardBreakdown,
-    Step,
-    StopReason,
-    TextPart,
-    Trajectory,
-)
+from eyas.rollouts.tables import IMAGES_PER_ROW_GROUP, SCHEMA_VERSION, TRAJECTORY_SCHEMA, table_to_rows
+from eyas.types import Trajectory
 
 _COLLECT = "eyas collect ENV --policy expert --output {folder}"
-_ARRAY_COLUMNS = {"token_ids": np.int32, "sampling_logprobs": np.float32}
 
 
 # ----------------------------------------------------------------------------------------------- trajectories
@@ -75,122 +53,13 @@ def _load_file(path: Path) -> list[Trajectory]:
                 raise DatasetError(
                     f"{path} has schema version {version}, this Eyas reads version {SCHEMA_VERSION}: collect it again"
                 )
-            rows = _table_to_rows(file.read(columns=TRAJECTORY_SCHEMA.names))
-        return [_decode_trajectory(list(group)) for _, group in groupby(rows, key=lambda row: row["trajectory"])]
+            rows = table_to_rows(file.read(columns=TRAJECTORY_SCHEMA.names))
+        return [decode_trajectory(list(group)) for _, group in groupby(rows, key=lambda row: row["trajectory"])]
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise DatasetError(
             f"{path} is cut short or damaged ({type(error).__name__}: {error}): restore it from a copy, or delete it and "
             "collect again"
         ) from error
-
-
-def _table_to_rows(table: pa.Table) -> list[Row]:
-    columns = {}
-    for column in TRAJECTORY_SCHEMA.names:
-        if column in _ARRAY_COLUMNS:
-            columns[column] = _to_arrays(table.column(column), _ARRAY_COLUMNS[column])
-        else:
-            columns[column] = table.column(column).to_pylist()
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _to_arrays(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray | None]:
-    return [
-        np.array(scalar.values.to_numpy(zero_copy_only=False), dtype=dtype) if scalar.is_valid else None
-        for scalar in column
-    ]
-
-
-def decode_action(encoded: Any) -> Any:
-    """The inverse of `encode_action`."""
-    if isinstance(encoded, list):
-        return [decode_action(a) for a in encoded]
-    if not isinstance(encoded, dict):
-        return encoded
-    if "tuple" in encoded:
-        return tuple(decode_action(a) for a in encoded["tuple"])
-    if "dict" in encoded:
-        return {decode_action(k): decode_action(v) for k, v in encoded["dict"]}
-    dtype = np.dtype(encoded["dtype"])
-    if "scalar" in encoded:
-        return np.array(encoded["scalar"], dtype)[0]
-    return np.array(encoded["array"], dtype).reshape(encoded["shape"])
-
-
-def _decode_completion(encoded: Any, earlier: Sequence[Completion]) -> Completion:
-    if isinstance(encoded, int):
-        return earlier[encoded]
-    ids, logprobs = encoded["token_ids"], encoded["sampling_logprobs"]
-    return Completion(
-        text=encoded["text"],
-        token_ids=None if ids is None else np.array(ids, np.int32),
-        sampling_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
-        finish_reason=FinishReason(encoded["finish_reason"]),
-        policy_version=encoded["policy_version"],
-    )
-
-
-def _decode_message(encoded: Mapping[str, Any], earlier: Sequence[Completion]) -> Message:
-    parts = tuple(ImagePart(p["image"]) if "image" in p else TextPart(p["text"]) for p in encoded["parts"])
-    completion = _decode_completion(encoded["completion"], earlier) if "completion" in encoded else None
-    return Message(encoded["role"], parts, completion)
-
-
-def _decode_prompt(
-    previous: tuple[Message, ...], prefix: int, rest: str, earlier: Sequence[Completion]
-) -> tuple[Message, ...]:
-    return previous[:prefix] + tuple(_decode_message(m, earlier) for m in json.loads(rest))
-
-
-def _decode_parse(row: Row) -> ParseResult:
-    if row["parse_kind"] == "failure":
-        return ParseFailure(FailureReason(row["parse_reason"]), row["parse_detail"], row["action_start"])
-    action = decode_action(json.loads(row["parsed_action"]))
-    facts = json.loads(row["facts_written"])
-    return ParsedAction(action, row["action_name"], row["thought"], facts, row["action_start"])
-
-
-def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
-    return Step(
-        messages=messages,
-        completion=Completion(
-            text=row["completion_text"],
-            token_ids=row["token_ids"],
-            sampling_logprobs=row["sampling_logprobs"],
-            finish_reason=FinishReason(row["finish_reason"]),
-            policy_version=row["policy_version"],
-        ),
-        parse=_decode_parse(row),
-        action=decode_action(json.loads(row["action"])),
-        action_name=row["executed_name"],
-        executed_by=ExecutedBy(row["executed_by"]),
-        reward=RewardBreakdown(json.loads(row["reward_terms"]), row["environment_scale"]),
-        facts=json.loads(row["facts_truth"]),
-        legal_actions=None if row["legal_actions"] is None else tuple(row["legal_actions"]),
-        value=row["value"],
-        advantage=row["advantage"],
-    )
-
-
-def _decode_trajectory(rows: Sequence[Row]) -> Trajectory:
-    steps: list[Step] = []
-    messages: tuple[Message, ...] = ()
-    completions: list[Completion] = []
-    for row in rows:
-        if row["step"] is not None:
-            messages = _decode_prompt(messages, row["prompt_prefix"], row["prompt"], completions)
-            steps.append(_decode_step(row, messages))
-            completions.append(steps[-1].completion)
-    last = rows[-1]
-    final = None
-    if last["final_prompt"] is not None:
-        final = _decode_prompt(messages, last["final_prompt_prefix"], last["final_prompt"], completions)
-    return Trajectory(
-        **{name: last[name] for name in EPISODE_FIELDS},
-        steps=steps,
-        stop_reason=StopReason(last["stop_reason"]),
-        final_messages=final,
-    )
 
 
 # ----------------------------------------------------------------------------------------------- pictures
@@ -276,6 +145,16 @@ class DatasetImageStore:
         while self._cached_bytes > self._max_cached_bytes and len(self._cache) > 1:
             _, oldest = self._cache.popitem(last=False)
             self._cached_bytes -= oldest.nbytes
+
+
+def read_shard_hashes(shard: Path) -> list[str]:
+    """The hashes in an image shard, without reading its pictures."""
+    try:
+        return pq.read_table(shard, columns=["hash"]).column("hash").to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DatasetError(
+            f"{shard} cannot be read ({error}): restore it from a copy, or collect into a new folder"
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------- what a dataset is

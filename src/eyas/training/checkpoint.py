@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.errors import CheckpointError
-from eyas.rollouts.recorder import fsync_directory, is_disk_full
+from eyas.files import fsync_directory, is_disk_full
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from eyas.evaluation.evaluate import Played, best_constant_action, evaluation_ro
 from eyas.evaluation.measures import a_few
 from eyas.evaluation.records import EvalReport, EvalRow
 from eyas.evaluation.report import format_table, write_html_report
+from eyas.files import write_atomically
 from eyas.rollouts.actors import Actor, ConstantActor, ExpertActor, PolicyActor, RandomActor
-from eyas.rollouts.recorder import write_atomically
 from eyas.training.progress import StageProgress
 from eyas.training.run import Run
 from eyas.types import ImagePart, Trajectory

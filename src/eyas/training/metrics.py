@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from eyas.errors import ConfigError
 from eyas.evaluation.records import Record, read_metric_lines, read_metrics
-from eyas.rollouts.recorder import write_atomically
+from eyas.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

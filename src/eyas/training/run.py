@@ -18,10 +18,11 @@ from rich.console import Console
 from eyas.config import ITERATION, UNTRAINED, RLStage, RunConfig, SFTStage
 from eyas.errors import CheckpointError, ConfigError
 from eyas.evaluation.records import provenance, read_metrics
+from eyas.files import write_atomically
 from eyas.models.policy import Policy
 from eyas.recipes import to_toml
 from eyas.rollouts.images import MemoryImageStore
-from eyas.rollouts.recorder import TrajectoryRecorder, write_atomically
+from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.task import Task
 from eyas.training.checkpoint import latest_checkpoint, save_checkpoint, validate_checkpoint
 from eyas.training.metrics import MetricsWriter, open_trackers, set_aside_after

@@ -16,9 +16,11 @@ import pytest
 
 from eyas.errors import DatasetError
 from eyas.rollouts import recorder as recorder_module
-from eyas.rollouts.datasets import DatasetImageStore, dataset_info, decode_action, load_trajectories, write_dataset_info
+from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories, write_dataset_info
+from eyas.rollouts.encoding import decode_action, encode_action
 from eyas.rollouts.images import MemoryImageStore, image_to_png
-from eyas.rollouts.recorder import TRAJECTORY_SCHEMA, TrajectoryRecorder, encode_action
+from eyas.rollouts.recorder import TrajectoryRecorder
+from eyas.rollouts.tables import TRAJECTORY_SCHEMA
 from eyas.types import (
     Completion,
     ExecutedBy,

@@ -1,0 +1,110 @@
+"""What Eyas costs on top of the bare model: throughput as ratios, measured side by side in one process.
+
+Rates depend on the machine, ratios much less: both sides run in turn on the same prompts and the same model, on one
+thread, and process CPU time is what counts (on a GPU: elapsed time). `benchmarks/README.md` says what each ratio means.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from eyas.bench.iterations import overhead_shares
+from eyas.bench.learning import learner_sides
+from eyas.bench.measure import Comparison, compare, one_thread, spread
+from eyas.bench.memory import memory_growth, peak_memory_bytes
+from eyas.bench.sampling import lockstep_sides, sampler_sides
+from eyas.bench.workload import bench_policy, bench_tasks, prompts
+from eyas.evaluation.records import provenance
+from eyas.training.memory import keep_freed_memory
+
+GOALS: dict[str, tuple[str, float]] = {
+    "sampler_vs_bare": ("at least", 0.8),
+    "learner_vs_bare": ("at least", 0.8),
+    "overhead_share": ("at most", 0.15),
+}
+MEANINGS = {
+    "sampler_vs_bare": "tokens/s, to the bare model's",
+    "sampler_vs_lockstep": "tokens/s, lengths vary",
+    "learner_vs_bare": "samples/s, to the bare model's",
+    "overhead_share": "of an iteration, not model or env",
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    repeats: int  # of the sampler's sides
+    updates: int  # repeats of the learner's sides
+    prompts: int  # the sampler's batch
+    new_tokens: int
+    samples: int  # the learner's minibatch
+    num_envs: int
+    rollout_steps: int
+    iterations: int  # measured, after one that warms up
+    memory_iterations: int  # N: memory after N is compared with memory after 3N
+
+
+FULL = Sizes(12, 7, 32, 32, 64, 32, 8, 5, 4)
+QUICK = Sizes(2, 2, 6, 8, 6, 4, 2, 2, 1)
+
+
+def run_bench(quick: bool = False) -> dict[str, Any]:
+    """Everything that is measured, as JSON: `ratios` are medians, `spread` holds minimum, median and maximum of each.
+
+    `quick` measures the same on tiny sizes, in seconds: its numbers check the benchmark and say little about speed.
+    """
+    sizes = QUICK if quick else FULL
+    begun = time.perf_counter()
+    keep_freed_memory()  # as in a run
+    with one_thread():
+        comparisons = _compare_with_bare(sizes)
+        shares = overhead_shares(sizes.iterations, sizes.num_envs, sizes.rollout_steps)
+        memory = memory_growth(sizes.memory_iterations)
+    spreads = {name: c.spread for name, c in comparisons.items()} | {"overhead_share": spread(shares)}
+    return {
+        "ratios": {name: s["median"] for name, s in spreads.items()},
+        "spread": spreads,
+        "rates_per_s": {name: c.rates_per_s for name, c in comparisons.items()},
+        "counts": {name: c.counts for name, c in comparisons.items()},
+        "memory": memory,
+        "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
+        "clock": "elapsed, GPU" if torch.cuda.is_available() else "process CPU time, one thread",
+        "quick": quick,
+        "duration_s": round(time.perf_counter() - begun, 1),
+        **provenance(),
+    }
+
+
+def _compare_with_bare(sizes: Sizes) -> dict[str, Comparison]:
+    policy, tasks = bench_policy(), bench_tasks()
+    asked = prompts(tasks, policy.images, sizes.prompts)
+    learned = prompts(tasks, policy.images, sizes.samples)
+    return {
+        "sampler_vs_bare": compare(sampler_sides(policy, asked, sizes.new_tokens), sizes.repeats),
+        "sampler_vs_lockstep": compare(lockstep_sides(policy, asked, sizes.new_tokens), sizes.repeats),
+        "learner_vs_bare": compare(learner_sides(policy, learned, sizes.new_tokens), sizes.updates),
+    }
+
+
+def format_bench(result: Mapping[str, Any]) -> Table:
+    """The ratios as a table for people. Goals stand beside a full measurement only."""
+    table = Table(title="Eyas against the bare model" + (", tiny sizes" if result["quick"] else ""))
+    for column in ("ratio", "median", "min .. max", "goal", "means"):
+        table.add_column(column, no_wrap=column != "means")
+    for name, extent in result["spread"].items():
+        goal = "{} {}".format(*GOALS[name]) if name in GOALS and not result["quick"] else ""
+        span = f"{extent['min']:.2f} .. {extent['max']:.2f}"
+        table.add_row(name, f"{extent['median']:.2f}", span, goal, MEANINGS[name])
+    first, last = result["memory"]["iterations"]
+    growth = str(result["memory"]["live_objects_growth"])
+    table.add_row("peak_memory_gib", f"{result['peak_memory_gib']:.2f}", "", "", "of this process")
+    table.add_row("live_objects_growth", growth, "", "", f"from iteration {first} to {last}")
+    return table
+
+
+__all__ = ["format_bench", "run_bench"]

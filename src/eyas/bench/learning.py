@@ -1,0 +1,87 @@
+"""The learner's sides: ours a whole update, the bare ones plain updates of the same model on ready tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyas.algorithms import ALGORITHMS
+from eyas.batch import SampleStep, TrainingBatch, TrainingSample, collate
+from eyas.bench.measure import Side
+from eyas.bench.workload import requests
+from eyas.config import OptimConfig, PPOConfig
+from eyas.models.adapter import VisionLanguageModel
+from eyas.models.policy import Policy
+from eyas.seeding import generator
+from eyas.training.learner import Learner
+from eyas.training.optim import Optimizer
+from eyas.types import Message
+
+TINY_LR = 1e-9  # the weights stay: every repeat does the same work
+
+
+def learner_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
+    """`Learner.update` against plain updates with two losses, all on one minibatch with a sample a prompt."""
+    model = policy.model
+    samples = training_samples(policy, messages, new_tokens)
+    optimizer = Optimizer(model, policy.value_head, OptimConfig(lr=TINY_LR), total_steps=1000)
+    learner = Learner(policy, ALGORITHMS["ppo"](PPOConfig()), optimizer)
+    batch = collate(samples, model.pad_id, model.device)
+    vision = model.vision_inputs(batch.image_hashes, policy.images)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
+
+    def ours() -> int:
+        learner.update(samples)
+        return len(samples)
+
+    return [
+        Side("learner", ours),
+        Side("model_loss", bare_update(model, partial(model_loss, model, inputs, batch), len(samples))),
+        Side("completion_loss", bare_update(model, partial(completion_loss, model, inputs, batch), len(samples))),
+    ]
+
+
+def training_samples(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[TrainingSample]:
+    """One-step samples that the policy wrote itself, of lengths around `new_tokens`, with made-up advantages."""
+    rng = generator("bench samples")
+    lengths = rng.integers(max(1, new_tokens // 2), 3 * new_tokens // 2, len(messages), endpoint=True).tolist()
+    samples = []
+    for m, completion in zip(messages, policy.sample(requests(messages, lengths, 0)), strict=True):
+        prompt = policy.model.encode(m, policy.images)
+        assert completion.token_ids is not None
+        start, length = len(prompt.ids), len(completion.token_ids)
+        step = SampleStep(start, start + length // 2, start + length, advantage=rng.normal(), value_target=rng.normal())
+        ids = np.concatenate([prompt.ids, completion.token_ids.astype(np.int64)])
+        samples.append(TrainingSample(ids, prompt.image_hashes, (step,), completion.sampling_logprobs))
+    return samples
+
+
+def bare_update(model: VisionLanguageModel, loss: Callable[[], Tensor], num_samples: int) -> Callable[[], int]:
+    """Forward, backward, clipping and AdamW, and nothing else."""
+    parameters = list(model.model.parameters())
+    adamw = torch.optim.AdamW(parameters, lr=TINY_LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+
+    def update() -> int:
+        adamw.zero_grad()
+        loss().backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        adamw.step()
+        return num_samples
+
+    return update
+
+
+def model_loss(model: VisionLanguageModel, inputs: Mapping[str, Tensor], batch: TrainingBatch) -> Tensor:
+    """The loss that the Hugging Face model computes itself from labels: logits at every position."""
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.token_rows, batch.token_columns + 1] = batch.token_ids
+    return model.model(**inputs, labels=labels).loss
+
+
+def completion_loss(model: VisionLanguageModel, inputs: Mapping[str, Tensor], batch: TrainingBatch) -> Tensor:
+    """The same loss with logits at the completion's tokens only."""
+    base = getattr(model.model, model.model.base_model_prefix)
+    hidden = base(**inputs).last_hidden_state[batch.token_rows, batch.token_columns]
+    return nn.functional.cross_entropy(model.logits(hidden), batch.token_ids)
