@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 
+NO_ROOM = {n: os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+
+
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, of any library, says that the disk or the quota is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    """Whether an error, of any library, says that the disk, the quota or the largest file is full."""
+    return getattr(error, "errno", None) in NO_ROOM or any(text in str(error) for text in NO_ROOM.values())
 
 
 def fsync_directory(folder: Path) -> None:
