@@ -207,7 +207,7 @@ def test_descriptions(env_id, arguments):
     description = env.unwrapped.description
     assert isinstance(description, TaskDescription)
     assert len(description.action_names) == env.action_space.n
-    assert 20 <= len(description.text.split()) <= 45
+    assert 15 <= len(description.text.split()) <= 45
     assert "JSON" not in description.text
     expert = expert_for(env)
     for seed in range(10):
