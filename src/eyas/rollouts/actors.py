@@ -1,5 +1,6 @@
 """Who decides: the policy, an expert, chance, or one constant action. All play through the same collector."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,15 +56,17 @@ class PolicyActor:
         return self.policy.fits(messages, interface.max_new_tokens)
 
 
-class _ScriptedActor:
+class _ScriptedActor(ABC):
+    """Decides each turn by itself."""
+
     def decide(self, turns: Sequence[Turn]) -> list[Decision]:
         return [self._decide(t) for t in turns]
 
     def fits(self, interface: Interface, messages: Sequence[Message]) -> bool:
         return True
 
-    def _decide(self, turn: Turn) -> Decision:
-        raise NotImplementedError
+    @abstractmethod
+    def _decide(self, turn: Turn) -> Decision: ...
 
 
 def _wordless(turn: Turn, action: int, executed_by: ExecutedBy) -> Decision:
