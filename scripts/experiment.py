@@ -97,8 +97,8 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
             *arms,
             "",
             f"Strict success in % (no fallback action in the episode), n = {' / '.join(map(str, episodes))} episodes a cell "
-            f"on evaluation seeds that training never saw, Wilson 95 % in brackets; over the "
-            f"{len(experiment['seeds'])} seeds the mean with Student's t interval.",
+            "on evaluation seeds that training never saw, Wilson 95 % in brackets; over seeds the mean with Student's t "
+            f"interval. Seeds: {len(experiment['seeds'])}.",
             "",
             *table(reports, experiment["seeds"]),
             "",
@@ -106,7 +106,7 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
             "",
             f"Command: `python scripts/experiment.py benchmarks/experiments/{experiment['name']}.toml`. "
             f"Commit {', '.join(commits)}. Hardware: {hardware.get('cpu')}, {hardware.get('cores')} cores, one thread a run, "
-            f"two runs at a time. Minutes a run: {spent}.",
+            f"two runs at a time and other work beside them. Wall minutes a run: {spent}.",
             "",
         ]
     )
