@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from eyas.interface import Interface
+from eyas.interface import FORMATS, Format, Interface, codec_for
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano
 from eyas.models.policy import Policy
@@ -45,6 +45,16 @@ def nano_policy(seed: int = 0, max_batch: int = 64, **options: Any) -> Policy:
 
 def picture(seed: int = 0, height: int = 60, width: int = 60) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def values(policy: Policy, prompts: Sequence[Sequence[Message]]) -> np.ndarray:
+    """V at the last token of each prompt: float32 (n,)."""
+    encoded = [policy.model.encode(p, policy.images) for p in prompts]
+    return np.concatenate(policy.values(encoded, [[len(e.ids) - 1] for e in encoded]))
+
+
+def json_format(*names: str, fact_keys: tuple[str, ...] = (), thoughts: bool = True) -> Format:
+    return FORMATS["json"](codec_for(spaces.Discrete(len(names)), names), fact_keys, thoughts)
 
 
 def prompt(text: str, *image_hashes: str) -> tuple[Message, ...]:
@@ -100,6 +110,8 @@ def text_task(make_env: Callable[[], gym.Env], rewards: tuple = (), reward_scale
 class ScriptedPolicy:
     """Writes what `text` says for a turn: a function of the turn alone, as a seeded model is."""
 
+    asks_expert = False
+
     def __init__(self, text: Callable[[Turn], str], context: int | None = None):
         self.text = text
         self.context = context  # in characters of the prompt
@@ -120,7 +132,7 @@ class ScriptedPolicy:
 def seeded_text(turn: Turn) -> str:
     """A random action of the turn's own seed; now and then nonsense."""
     rng = generator("fake policy", turn.seed)
-    names = turn.interface.description.action_names
+    names = turn.interface.codec.names
     name = names[rng.integers(len(names))]
     return "nonsense" if rng.random() < 0.2 else f'{{"action": "{name}"}}'
 

@@ -2,24 +2,45 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The actions that a scored step chose from: the words of each, as token ids."""
+
+    ids: tuple[np.ndarray, ...]  # int (T_k,) each, their end included
+    chosen: int = 0
+    is_per_token: bool = False  # whether each one's log-prob is divided by its number of tokens
+
+
 @dataclass(slots=True)
 class SampleStep:
-    """Where one environment step lies in its sample (token indices), and what it earned."""
+    """Where one environment step lies in its sample (token indices), and what it earned.
+
+    The elements that a loss weighs are its completion tokens; where the action was scored, its thought tokens and then the
+    chosen action as a single element.
+    """
 
     start: int  # first completion token
     action_start: int  # first token of the action span; thought tokens lie before it
     end: int  # one past the last completion token
+    candidates: Candidates | None = (
+        None  # where the action was chosen by scoring: their words follow ids[:action_start]
+    )
     reward: float = 0.0  # scaled sum of all terms
     value: float = 0.0  # V at the last prompt token, when sampled
     next_value: float | None = None  # only on a trajectory's last step: V after it, 0 where the episode truly ended
     advantage: float = 0.0  # filled by the algorithm's credit
     value_target: float = 0.0
+
+    @property
+    def num_elements(self) -> int:
+        return self.end - self.start if self.candidates is None else self.action_start - self.start + 1
 
 
 @dataclass(slots=True)
@@ -33,7 +54,7 @@ class TrainingSample:
     ids: np.ndarray  # int64 (T,)
     image_hashes: tuple[str, ...]
     steps: tuple[SampleStep, ...]
-    sampling_logprobs: np.ndarray | None = None  # float32 (completion tokens of all steps,); None: supervision only
+    sampling_logprobs: np.ndarray | None = None  # float32 (elements of all steps,); None: supervision only
     trajectory: int = 0  # index of its trajectory in the iteration
 
 
@@ -42,20 +63,36 @@ class Denominators:
     """What each stream of a whole minibatch is divided by, whatever the size of its micro-batches."""
 
     steps: int
-    tokens: int  # completion tokens
+    tokens: int  # elements: completion tokens, and scored actions
 
     @classmethod
     def of(cls, samples: Sequence[TrainingSample]) -> "Denominators":
         steps = [s for sample in samples for s in sample.steps]
-        return cls(max(len(steps), 1), max(sum(s.end - s.start for s in steps), 1))
+        return cls(max(len(steps), 1), max(sum(s.num_elements for s in steps), 1))
+
+
+@dataclass(slots=True)
+class ScoringBatch:
+    """The scored steps of a batch: P of them with K candidates at most, M candidate tokens in all.
+
+    Their words stand behind the samples, in columns of their own; each sees what came before its action, and itself.
+    """
+
+    elements: Tensor  # int64 (P,): index into the batch's N elements
+    chosen: Tensor  # int64 (P,)
+    lengths: Tensor  # float32 (P, K): number of tokens, or 1 where the log-probs are not divided; 0: no such candidate
+    token_rows: Tensor  # int64 (M,)
+    token_columns: Tensor  # int64 (M,): column whose hidden state predicts the token
+    token_ids: Tensor  # int64 (M,)
+    token_candidates: Tensor  # int64 (M,): index into the flat (P * K)
 
 
 @dataclass(slots=True)
 class TrainingBatch:
-    """B sequences padded on the right to T tokens. N completion tokens and S steps are flat, in order."""
+    """B sequences padded on the right to T tokens. N elements (completion tokens, scored actions) and S steps are flat."""
 
     input_ids: Tensor  # int64 (B, T)
-    attention_mask: Tensor  # bool (B, T)
+    attention_mask: Tensor  # bool (B, T), or (B, 1, T, T) where actions are scored
     position_ids: Tensor  # int64 (B, T)
     image_hashes: list[tuple[str, ...]]  # B
     token_rows: Tensor  # int64 (N,)
@@ -69,6 +106,7 @@ class TrainingBatch:
     values: Tensor  # float32 (S,), when sampled
     advantages: Tensor  # float32 (S,)
     value_targets: Tensor  # float32 (S,)
+    scoring: ScoringBatch | None = None
 
 
 @dataclass(slots=True)
@@ -76,50 +114,111 @@ class _Columns:
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
     thought: list[bool] = field(default_factory=list)
+    scored: list[int] = field(default_factory=list)  # elements
+
+    def add(self, row: int, columns: Sequence[int], ids: np.ndarray, owner: int) -> None:
+        self.rows += [row] * len(columns)
+        self.columns += columns
+        self.ids += ids.tolist()
+        self.owners += [owner] * len(columns)
 
 
 def collate(samples: Sequence[TrainingSample], pad_id: int, device: torch.device | str = "cpu") -> TrainingBatch:
     """Pads on the right and lists completion tokens. Position ids count each sample's own tokens."""
-    width = max(len(s.ids) for s in samples)
-    ids = np.full((len(samples), width), pad_id, dtype=np.int64)
-    tokens = _Columns()
     steps = [(row, step) for row, sample in enumerate(samples) for step in sample.steps]
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.ids)] = sample.ids
+    tokens = _Columns()
     for index, (row, step) in enumerate(steps):
-        span = range(step.start, step.end)
-        tokens.rows += [row] * len(span)
-        tokens.columns += [c - 1 for c in span]
-        tokens.ids += samples[row].ids[step.start : step.end].tolist()
-        tokens.steps += [index] * len(span)
-        tokens.thought += [c < step.action_start for c in span]
-    lengths = torch.tensor([len(s.ids) for s in samples], device=device)
-    columns = torch.arange(width, device=device)
+        ids = samples[row].ids
+        end = step.end if step.candidates is None else step.action_start
+        tokens.add(row, range(step.start - 1, end - 1), ids[step.start : end], index)  # type: ignore[arg-type]
+        tokens.thought += [c < step.action_start for c in range(step.start, end)]
+        if step.candidates is not None:  # one element for the action; what stands in its place is its first token
+            tokens.scored.append(len(tokens.rows))
+            tokens.add(row, [step.action_start - 1], step.candidates.ids[step.candidates.chosen][:1], index)
+            tokens.thought.append(False)
     logprobs = [s.sampling_logprobs for s in samples if s.sampling_logprobs is not None]
 
-    def tensor(values: list, dtype: torch.dtype = torch.long) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
+    def tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.as_tensor(values, dtype=dtype, device=device)
 
+    layout, scoring = _plain_layout(samples, pad_id), None
+    if tokens.scored:
+        layout, scoring = _scoring_layout(samples, pad_id, tokens.scored, tensor)
     return TrainingBatch(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=columns[None] < lengths[:, None],
-        position_ids=columns[None].expand(len(samples), -1).contiguous(),
+        input_ids=tensor(layout.ids),
+        attention_mask=tensor(layout.mask, torch.bool),
+        position_ids=tensor(layout.positions),
         image_hashes=[s.image_hashes for s in samples],
         token_rows=tensor(tokens.rows),
         token_columns=tensor(tokens.columns),
         token_ids=tensor(tokens.ids),
-        token_steps=tensor(tokens.steps),
+        token_steps=tensor(tokens.owners),
         is_thought=tensor(tokens.thought, torch.bool),
-        sampling_logprobs=(
-            torch.from_numpy(np.concatenate(logprobs)).to(device) if len(logprobs) == len(samples) else None
-        ),
+        sampling_logprobs=(tensor(np.concatenate(logprobs), torch.float32) if len(logprobs) == len(samples) else None),
         step_rows=tensor([row for row, _ in steps]),
         step_columns=tensor([step.start - 1 for _, step in steps]),
         values=tensor([step.value for _, step in steps], torch.float32),
         advantages=tensor([step.advantage for _, step in steps], torch.float32),
         value_targets=tensor([step.value_target for _, step in steps], torch.float32),
+        scoring=scoring,
+    )
+
+
+@dataclass(slots=True)
+class _Layout:
+    ids: np.ndarray  # int64 (B, T)
+    positions: np.ndarray  # int64 (B, T)
+    mask: np.ndarray  # bool (B, T) or (B, 1, T, T)
+
+
+def _plain_layout(samples: Sequence[TrainingSample], pad_id: int, extra: int = 0) -> _Layout:
+    width = max(len(s.ids) for s in samples) + extra
+    ids = np.full((len(samples), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(samples), width), dtype=bool)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.ids)] = sample.ids
+        mask[row, : len(sample.ids)] = True
+    return _Layout(ids, np.tile(np.arange(width), (len(samples), 1)), mask)
+
+
+def _scoring_layout(
+    samples: Sequence[TrainingSample], pad_id: int, elements: list[int], tensor: Callable[..., Tensor]
+) -> tuple[_Layout, ScoringBatch]:
+    """Each row holds its sample, then the words of every candidate of each scored step, all read in one pass."""
+    choices = [(row, s) for row, sample in enumerate(samples) for s in sample.steps if s.candidates is not None]
+    extra = max(
+        sum(len(ids) for s in sample.steps if s.candidates for ids in s.candidates.ids) + len(sample.ids)
+        for sample in samples
+    ) - max(len(s.ids) for s in samples)
+    layout = _plain_layout(samples, pad_id, extra)
+    width = layout.ids.shape[1]
+    causal = np.tril(np.ones((width, width), dtype=bool))
+    mask = causal & layout.mask[:, None, :]
+    most = max(len(s.candidates.ids) for _, s in choices)  # type: ignore[union-attr]
+    lengths = np.zeros((len(choices), most), dtype=np.float32)
+    tokens, free = _Columns(), [len(s.ids) for s in samples]
+    for place, (row, step) in enumerate(choices):
+        assert step.candidates is not None
+        for index, ids in enumerate(step.candidates.ids):
+            begin, end = free[row], free[row] + len(ids)
+            free[row] = end
+            layout.ids[row, begin:end] = ids
+            layout.positions[row, begin:end] = np.arange(step.action_start, step.action_start + len(ids))
+            mask[row, begin:end, step.action_start :] = False
+            mask[row, begin:end, begin:end] = causal[: len(ids), : len(ids)]
+            tokens.add(row, [step.action_start - 1, *range(begin, end - 1)], ids, place * most + index)
+            lengths[place, index] = len(ids) if step.candidates.is_per_token else 1.0
+    layout.mask = mask[:, None]
+    return layout, ScoringBatch(
+        elements=tensor(elements),
+        chosen=tensor([s.candidates.chosen for _, s in choices if s.candidates]),
+        lengths=tensor(lengths, torch.float32),
+        token_rows=tensor(tokens.rows),
+        token_columns=tensor(tokens.columns),
+        token_ids=tensor(tokens.ids),
+        token_candidates=tensor(tokens.owners),
     )
 
 

@@ -1,13 +1,13 @@
 """Turns configuration into objects, and nothing else does."""
 
 import difflib
+import importlib
 import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from eyas.config import (
     CollectStage,
     EvalStage,
+    HistoryConfig,
     InterfaceConfig,
     ModelConfig,
     RLStage,
@@ -27,13 +28,16 @@ from eyas.config import (
     RunConfig,
     SFTStage,
     TaskConfig,
+    WorkersConfig,
     is_folder,
 )
 from eyas.envs.experts import expert_for
+from eyas.envs.making import env_factory, make_env
 from eyas.errors import CheckpointError, ConfigError, ModelError, UnsupportedSpace
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.records import EvalReport
 from eyas.interface import Interface
+from eyas.interface.history import Conversation, History, LastObservations, NoHistory, Summary
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano
 from eyas.models.policy import POLICY_FILE, Policy
@@ -55,37 +59,49 @@ log = logging.getLogger(__name__)
 # ----------------------------------------------------------------------------------------------- environments and tasks
 
 
-def make_env(env_id: str, env_args: Mapping[str, Any]) -> gym.Env:
-    """gymnasium.make, with `render_mode="rgb_array"` where the observation is no picture and no text.
-
-    Raises ConfigError for an unknown id, naming the nearest one, and for arguments that the environment refuses.
-    """
-    try:
-        env = gym.make(env_id, **env_args)
-        is_seen = isinstance(env.observation_space, gym.spaces.Text) or len(env.observation_space.shape or ()) == 3
-        if is_seen or "render_mode" in env_args or "rgb_array" not in env.metadata.get("render_modes", ()):
-            return env
-        env.close()
-        return gym.make(env_id, render_mode="rgb_array", **env_args)
-    except gym.error.Error as error:
-        nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest and env_id not in gym.registry else ""
-        raise ConfigError(f"environment '{env_id}': {error}{hint}") from error
-    except Exception as error:  # whatever the environment's own constructor raises
-        raise ConfigError(f"environment '{env_id}' with {dict(env_args)}: {type(error).__name__}: {error}") from error
-
-
 def build_interface(config: InterfaceConfig, env: gym.Env) -> Interface:
-    return Interface.for_env(env, **config.model_dump())
+    options: dict[str, Any] = config.model_dump(exclude={"customise"})
+    options["history"] = _history(config.history)
+    interface = Interface.for_env(env, **options)
+    if config.customise is None:
+        return interface
+    customised = _named(config.customise)(env, interface)
+    if not isinstance(customised, Interface):
+        raise ConfigError(f"interface.customise: {config.customise} gave {customised!r}: return an eyas.Interface")
+    return customised
+
+
+def _history(config: HistoryConfig) -> History:
+    match config.kind:
+        case "last_k":
+            return LastObservations(config.k)
+        case "summary":
+            return Summary()
+        case "conversation":
+            return Conversation(config.keep_images, config.older_images == "downscale")
+    return NoHistory()
+
+
+def _named(path: str) -> Any:
+    """The object behind `module:name`."""
+    module_name, name = path.split(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"'{path}' cannot be imported: {error}; is its folder the current one, or on PYTHONPATH?"
+        ) from error
 
 
 def build_task(config: TaskConfig, index: int = 0) -> Task:
     """`index` is its place in the run's tasks. Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words."""
-    env = make_env(config.env, config.env_args)
+    wrappers = [{"class": w.class_, "args": w.args} for w in config.wrappers]
+    factory = env_factory(config.env, config.env_args, wrappers)
+    env = factory()
     try:
         interface = build_interface(config.interface, env)
         return Task(
-            make_env=partial(make_env, config.env, config.env_args),
+            make_env=factory,
             interface=interface,
             rewards=tuple((_reward(name, interface), factor) for name, factor in config.rewards.items()),
             reward_scale=config.reward_scale,
@@ -93,6 +109,7 @@ def build_task(config: TaskConfig, index: int = 0) -> Task:
             expert=expert_for(env),
             env_id=config.env,
             index=index,
+            success_return=config.success_return,
         )
     finally:
         env.close()
@@ -182,11 +199,11 @@ def _load_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]
 
 @dataclass
 class Agent:
-    """A policy with what it knows of its tasks. `interface_config` describes how it was trained to be asked."""
+    """A policy, and the tasks that it was trained on: they say how it is used to be asked."""
 
     policy: Policy
     images: MemoryImageStore
-    interface_config: InterfaceConfig
+    tasks: tuple[TaskConfig, ...] = ()  # those that it was trained on
     name: str = "rl"  # which row of the ladder it is
     training_starts: frozenset[str] | None = None  # keys of the starting prompts that training saw, where known
 
@@ -201,21 +218,30 @@ class Agent:
         policy = build_policy(ModelConfig(name=str(name), **options), images)
         is_checkpoint = (Path(name) / POLICY_FILE).exists()
         row = Path(name).name if Path(name).name in get_args(Row) else "rl"
-        interface, starts = _training_of(Path(name))
-        return cls(policy, images, interface, row if is_checkpoint else "untrained", starts)
+        tasks, starts = _training_of(Path(name))
+        return cls(policy, images, tasks, row if is_checkpoint else "untrained", starts)
 
     def task(self, env_id: str, **env_args: Any) -> Task:
-        return build_task(TaskConfig(env=env_id, env_args=env_args, interface=self.interface_config))
+        """As in training where it was trained on this environment, with `env_args` in place of those of the same name.
+
+        Another environment is asked about in the way of the first task, but for what belongs to that one: its text and names.
+        """
+        known = next((t for t in self.tasks if t.env == env_id), None)
+        if known is not None:
+            return build_task(known.model_copy(update={"env_args": {**known.env_args, **env_args}, "rewards": {}}))
+        interface = self.tasks[0].interface if self.tasks else InterfaceConfig()
+        interface = interface.model_copy(update={"text": None, "action_names": None, "customise": None})
+        return build_task(TaskConfig(env=env_id, env_args=env_args, interface=interface))
 
 
-def _training_of(folder: Path) -> tuple[InterfaceConfig, frozenset[str] | None]:
-    """How a checkpoint was asked in training, and which starting prompts it saw."""
+def _training_of(folder: Path) -> tuple[tuple[TaskConfig, ...], frozenset[str] | None]:
+    """The tasks of a checkpoint's training, and which starting prompts it saw."""
     path = folder / AGENT_FILE
     if not path.exists():
-        return InterfaceConfig(), None
+        return (), None
     try:
         about = json.loads(path.read_text())
-        return TaskConfig.model_validate(about["tasks"][0]).interface, frozenset(about["training_starts"])
+        return tuple(TaskConfig.model_validate(t) for t in about["tasks"]), frozenset(about["training_starts"])
     except (ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -227,16 +253,25 @@ def evaluate(
     seed: int = 0,
     decodings: Sequence[str] = ("greedy", "sample"),
     on_episode: Callable[[int], None] | None = None,
+    workers: int = 0,
     **env_args: Any,
 ) -> EvalReport:
-    """Plays an environment on evaluation seeds, greedily and at temperature 1."""
-
+    """Plays an environment on evaluation seeds, greedily and at temperature 1, in this process or with `workers`."""
     begun = time.perf_counter()
     task = agent.task(env_id, **env_args)
     rows = []
     for decoding in decodings:
         actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
-        played = play(task, actor, agent.images, seed, range(episodes), on_episode=on_episode, keep_pictures_below=0)
+        played = play(
+            task,
+            actor,
+            agent.images,
+            seed,
+            range(episodes),
+            on_episode=on_episode,
+            keep_pictures_below=0,
+            workers=WorkersConfig(count=workers),
+        )
         fact_keys = task.interface.format.fact_keys
         rows.append(evaluation_row(agent.name, decoding, played, fact_keys, agent.training_starts))
         agent.images.clear()
@@ -303,10 +338,10 @@ def preflight(run: Run) -> Table:
     for task in run.tasks:
         env = task.make_env()
         observation, info = env.reset(seed=0)
-        frame = env.render() if task.interface.image_source == "render" else None
+        frame = env.render() if task.interface.renders else None
         messages = task.interface.render(observation, info, frame, run.images)  # type: ignore[arg-type]
         tokens = len(model.encode(messages, run.images).ids)
-        room = "fits" if run.policy.fits(messages, task.interface.max_new_tokens) else "does NOT fit"
+        room = "fits" if run.policy.fits(messages, task.interface.most_tokens) else "does NOT fit"
         table.add_row(
             task.env_id,
             f"prompt {tokens} tokens, completion up to {task.interface.max_new_tokens}; {room} into {model.context}; "

@@ -42,11 +42,51 @@ class ModelConfig(Config):
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
 
 
+class HistoryConfig(Config):
+    """What of an episode's past the prompt shows."""
+
+    kind: Literal["none", "last_k", "summary", "conversation"] = Field(
+        default="none", description="the current observation only, the last k, every action in words, or the whole chat"
+    )
+    k: int = Field(default=4, ge=1, description="last_k: observations in the prompt, the current one included")
+    keep_images: int = Field(default=0, ge=0, description="conversation: newest pictures kept whole; 0: all")
+    older_images: Literal["drop", "downscale"] = Field(
+        default="drop", description="conversation: what becomes of pictures beyond keep_images"
+    )
+
+
 class InterfaceConfig(Config):
     """How observations become prompts and completions become actions."""
 
+    text: str | None = Field(default=None, description="replaces the task's own text")
+    show: Literal["auto", "image", "text", "both"] = Field(
+        default="auto",
+        description="what is shown of an observation; auto: language always, numbers where no picture is",
+    )
+    image_source: Literal["auto", "observation", "render"] = Field(
+        default="auto", description="where pictures come from; auto: the observation, else the environment's render()"
+    )
+    image_size: int | None = Field(
+        default=None,
+        ge=8,
+        description="longer side in pixels that pictures are scaled to; none: as they are, 1024 at most",
+    )
+    history: HistoryConfig = Field(default_factory=HistoryConfig, description="what of the past is shown")
     format: str = Field(default="json", min_length=1, description="registered action format")
     thoughts: bool = Field(default=True, description="ask for a thought before the action")
+    action_mode: Literal["text", "score"] = Field(
+        default="text",
+        description="actions are written token by token, or chosen by scoring the words of every legal one",
+    )
+    is_score_per_token: bool = Field(default=False, description="scored actions: divide by the number of tokens")
+    action_names: tuple[str, ...] | None = Field(default=None, min_length=1, description="words for discrete actions")
+    bins: int | tuple[str, ...] | None = Field(
+        default=None,
+        description="numbers as actions: this many (or so named) evenly spaced values; none: written numbers",
+    )
+    precision: int = Field(default=2, ge=0, le=8, description="decimals of numbers, shown and written")
+    max_actions: int = Field(default=1, ge=1, description="actions a step may hold")
+    separator: str = Field(default=",", min_length=1, description="between several actions of a step")
     on_parse_failure: FailureEffect = Field(default=FailureEffect.RANDOM_LEGAL, description="what a parse failure does")
     parse_failure_penalty: float = Field(
         default=-1.0, le=0, description="reward added on a failure (effects penalty and end)"
@@ -55,7 +95,16 @@ class InterfaceConfig(Config):
         default=10, ge=1, description="effect noop: failures in one episode after which it ends"
     )
     max_new_tokens: int = Field(default=64, ge=1, description="longest completion in tokens")
-    text: str | None = Field(default=None, description="replaces the task's own text")
+    customise: str | None = Field(
+        default=None, pattern=r"^[\w.]+:\w+$", description="`module:function`: (env, interface) -> the interface to use"
+    )
+
+
+class WrapperConfig(Config):
+    """A wrapper around the environment."""
+
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description="`module:Class`")
+    args: dict[str, Any] = Field(default={}, description="its arguments after the environment")
 
 
 class TaskConfig(Config):
@@ -63,9 +112,14 @@ class TaskConfig(Config):
 
     env: str = Field(min_length=1, description="Gymnasium id, or `module:Id`")
     env_args: dict[str, Any] = Field(default={}, description="arguments of `gymnasium.make`")
+    wrappers: tuple[WrapperConfig, ...] = Field(default=(), description="put around the environment, in this order")
     weight: float = Field(default=1.0, gt=0, description="share of the episodes, relative to the other tasks")
     reward_scale: float = Field(
         default=1.0, gt=0, description="factor on the environment's reward for learning; reports show it unscaled"
+    )
+    success_return: float | None = Field(
+        default=None,
+        description="return from which on an episode counts as success, where the environment does not say",
     )
     interface: InterfaceConfig = Field(default_factory=InterfaceConfig)
     rewards: dict[str, float] = Field(default={}, description="extra reward terms: registered name -> coefficient")
@@ -165,7 +219,7 @@ class RLStage(Config):
     rollout_steps: int | None = Field(default=None, ge=1, description="steps a copy; 8 where neither length is given")
     rollout_episodes: int | None = Field(default=None, ge=1, description="whole episodes an iteration")
     epochs: int = Field(default=2, ge=1, description="passes over an iteration's samples")
-    minibatch_size: int = Field(default=64, ge=1, description="samples an update")
+    minibatch_size: int = Field(default=64, ge=1, description="environment steps an update")
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="samples a forward pass; none: the whole minibatch"
     )
@@ -208,6 +262,16 @@ _STAGES: dict[str, type[Config]] = {"collect": CollectStage, "sft": SFTStage, "r
 # ----------------------------------------------------------------------------------------------- the run
 
 
+class WorkersConfig(Config):
+    """Where environments run."""
+
+    count: int = Field(
+        default=0, ge=0, description="worker processes; 0: the trainer's own process, where runs repeat bit for bit"
+    )
+    reset_timeout_s: float = Field(default=120.0, gt=0, description="a reset that takes longer loses its episode")
+    step_timeout_s: float = Field(default=60.0, gt=0, description="a step that takes longer loses its episode")
+
+
 class RunConfig(Config):
     """Everything that decides a run. Raises `ConfigError` with one `path: message` for each problem."""
 
@@ -221,6 +285,7 @@ class RunConfig(Config):
         ge=1,
         description="episodes lost to their environment, with none that ended between, that stop the run",
     )
+    workers: WorkersConfig = Field(default_factory=WorkersConfig, description="where environments run")
     model: ModelConfig = Field(default_factory=ModelConfig)
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     stages: tuple[Stage, ...] = Field(min_length=1, description="in order")

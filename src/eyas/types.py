@@ -29,6 +29,17 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ActionScores:
+    """The exact distribution over the actions that a scored step chose from, in place of a sampled action text."""
+
+    start: int  # index in the completion's token ids where the chosen action's words begin; thought tokens lie before
+    candidates: tuple[np.ndarray, ...]  # int32 (T_k,) each: the words of every action, their end included
+    logprobs: np.ndarray  # float32 (K,): normalised over the K actions, at the sampling temperature
+    chosen: int
+    is_per_token: bool = False  # whether each one's log-prob was divided by its number of tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What the model generated for one step. Ids and log-probs are None for a person, an expert or a served model."""
 
@@ -37,6 +48,7 @@ class Completion:
     sampling_logprobs: np.ndarray | None = None  # float32 (T,): at the sampling temperature, forbidden ids removed
     finish_reason: FinishReason = FinishReason.STOP
     policy_version: int = -1  # number of updates behind the weights that wrote it
+    scores: ActionScores | None = None  # where the action was chosen by scoring every legal one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,19 @@ class StopRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ActionChoice:
+    """Ends a completion by choosing among actions: each one's words are scored, none is sampled token by token.
+
+    `continuations` maps the head, that is what has been sampled so far, to the words of every action that may follow it:
+    empty where nothing can. Without a head the words follow the prompt at once.
+    """
+
+    continuations: Callable[[str], Sequence[str]]
+    head: StopRule | None = None  # when the sampled head is complete; None: there is no head
+    is_per_token: bool = False  # divides each action's log-prob by its number of tokens
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One prompt to complete. `seed` alone decides the random numbers: the batch it runs in does not."""
 
@@ -63,6 +88,7 @@ class SampleRequest:
     max_new_tokens: int = 64
     temperature: float = 1.0  # 0 is greedy: for evaluation only, its log-probs are recorded at temperature 1
     stop: StopRule | None = None
+    choice: ActionChoice | None = None
 
 
 # ----------------------------------------------------------------------------------------------- what an environment says of itself
@@ -73,15 +99,16 @@ class TaskDescription:
     """An environment in words. `env.unwrapped.description` holds one where the environment was written for Eyas."""
 
     text: str  # role, rules and goal, as the prompt says them
-    action_names: tuple[str, ...]  # one a discrete action, in order
+    action_names: tuple[str, ...] = ()  # one a discrete action, in order; empty: the interface finds names
     fact_keys: tuple[str, ...] = ()  # facts that the model is asked to write down and that can be graded
     write_thought: Callable[[Mapping[str, str], str], str] | None = None  # (facts, action name) -> one sentence
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertMove:
-    action: int
-    facts: Mapping[str, str]  # everything `write_thought` needs; holds at least the fact keys
+    action: Any  # in the environment's action space
+    facts: Mapping[str, str] = field(default_factory=dict)  # everything `write_thought` needs; the fact keys at least
+    thought: str | None = None  # in the expert's own words; None: `write_thought` says it
 
 
 Expert = Callable[[Any], ExpertMove]  # takes the unwrapped environment, changes nothing in it
@@ -96,13 +123,14 @@ class FailureReason(StrEnum):
     UNKNOWN_ACTION = "unknown_action"
     AMBIGUOUS_ACTION = "ambiguous_action"
     ILLEGAL_ACTION = "illegal_action"  # an action of this task that is not legal now
+    TOO_MANY_ACTIONS = "too_many_actions"  # more than one step may hold
     CUT_OFF = "cut_off"  # the completion reached max_new_tokens before the action was complete
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedAction:
-    action: Any  # in the environment's action space
-    name: str
+    action: Any  # in the environment's action space; a tuple of them where a step may hold several
+    name: str  # the action in words
     thought: str  # what stands before the action
     facts: Mapping[str, str]  # the facts that the model wrote down
     action_start: int  # character offset in the completion's text where the action span begins
@@ -180,7 +208,7 @@ class Step:
     executed_by: ExecutedBy
     reward: RewardBreakdown
     facts: Mapping[str, str] = field(default_factory=dict)  # the truth, where the environment tells it
-    legal_actions: tuple[int, ...] | None = None
+    legal_actions: tuple[Any, ...] | None = None  # None: every action
     action_name: str | None = None  # of what was executed
     value: float | None = None  # V of the prompt, where the algorithm asked for it
     advantage: float | None = None

@@ -10,16 +10,15 @@ from torch import nn
 from eyas.algorithms import PPO, LearnerOutput, Supervised
 from eyas.batch import Denominators, collate
 from eyas.config import OptimConfig, PPOConfig
-from eyas.interface.formats import JsonFormat
 from eyas.models.logprobs import token_logprobs
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.types import SampleRequest
-from helpers import nano_policy, picture, prompt, step, trajectory
+from helpers import json_format, nano_policy, picture, prompt, step, trajectory
 
 NATS = 1e-4
-FORM = JsonFormat(("left", "right"))
+FORM = json_format("left", "right")
 TEXTS = ["Go.", "Which way now, and why is it that way and no other? Think of all that you see.", "Left or right?"]
 
 
@@ -97,8 +96,8 @@ def test_position_ids_count_each_sample_s_own_tokens():
 def test_ratio_is_1_before_the_first_update(ratio):
     policy = nano_policy()
     trajectories = played(policy)
-    annotate(policy, trajectories)
     samples = build_samples(trajectories, policy.model, policy.images)
+    annotate(policy, trajectories, samples)
     algorithm = PPO(PPOConfig(ratio=ratio))
     algorithm.credit(samples)
     numbers = learner(policy, algorithm=algorithm, lr=1e-2).update(samples)

@@ -1,5 +1,7 @@
 """PPO learns a contextual bandit whose prompt tells the right arm, and does not where the credit is wrong."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from eyas.config import OptimConfig, PPOConfig
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.rollouts.actors import ExpertActor, PolicyActor
 from eyas.rollouts.collector import Collector
-from eyas.rollouts.samples import annotate, build_samples, supervised_sample
+from eyas.rollouts.samples import annotate, build_samples, supervised_samples
 from eyas.seeding import Split, generator
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
@@ -46,19 +48,15 @@ def prepare():
         t
         for arm in (0, 1)
         for t in play(
-            task,
-            ExpertActor(lambda env, arm=arm: ExpertMove(arm, {})),
+            replace(task, expert=lambda env, arm=arm: ExpertMove(arm)),
+            ExpertActor(),
             policy.images,
             0,
             range(64),
             Split.DEMONSTRATION,
         ).trajectories
     ]
-    samples = [
-        supervised_sample(s.messages, s.completion.text, s, policy.model, policy.images)
-        for t in demonstrations
-        for s in t.steps
-    ]
+    samples = [s for t in demonstrations for s in supervised_samples(t, policy.model, policy.images)]
     learner = Learner(policy, Supervised(), Optimizer(policy.model, policy.value_head, OptimConfig(lr=2e-3), 60))
     for i in range(60):
         chosen = generator("sft", i).permutation(64)[:16]
@@ -71,11 +69,11 @@ def reinforce(policy, task, spoil=lambda samples: None, iterations=20):
     learner = Learner(
         policy, algorithm, Optimizer(policy.model, policy.value_head, OptimConfig(lr=5e-4), iterations * 2)
     )
-    collector = Collector([task], policy.images, 0, Split.TRAIN, 32)
+    collector = Collector(PolicyActor(policy), [task], policy.images, 0, Split.TRAIN, 32)
     for _ in range(iterations):
-        trajectories = collector.steps(PolicyActor(policy), 2)
-        annotate(policy, trajectories)
+        trajectories = collector.steps(2)
         samples = build_samples(trajectories, policy.model, policy.images)
+        annotate(policy, trajectories, samples)
         algorithm.credit(samples)
         spoil(samples)
         for _ in range(2):

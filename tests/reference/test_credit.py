@@ -17,7 +17,7 @@ from eyas.batch import SampleStep, TrainingSample
 from eyas.config import PPOConfig
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.types import Completion, ParsedAction, StopReason
-from helpers import nano_policy, prompt, step, trajectory
+from helpers import nano_policy, prompt, step, trajectory, values
 
 numbers = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=8)
 
@@ -126,15 +126,15 @@ def ended(reason):
 
 
 def credited(policy, trajectories, **options):
-    annotate(policy, trajectories)
     samples = build_samples(trajectories, policy.model, policy.images)
+    annotate(policy, trajectories, samples)
     PPO(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA, normalise_advantages=False, **options)).credit(samples)
     return [s for sample in samples for s in sample.steps]
 
 
 @pytest.mark.parametrize("reason", [r for r in StopReason if r is not StopReason.ENV_FAILURE])
 def test_truncation_what_follows_the_last_step_is_bootstrapped_or_0(policy, reason):
-    v0, v1, after = policy.values([prompt("step 0"), prompt("step 1"), prompt("after the last step")]).astype(float)
+    v0, v1, after = values(policy, [prompt("step 0"), prompt("step 1"), prompt("after the last step")]).astype(float)
     is_bootstrapped = reason in (
         StopReason.TRUNCATED, StopReason.CUT, StopReason.CONTEXT_OVERFLOW, StopReason.INTERRUPTED
     )  # fmt: skip
@@ -159,7 +159,7 @@ def test_truncation_a_cut_without_its_final_observation_is_refused(policy):
     broken = ended(StopReason.CUT)
     broken.final_messages = None
     with pytest.raises(ValueError, match="without a final observation"):
-        annotate(policy, [broken])
+        annotate(policy, [broken], build_samples([broken], policy.model, policy.images))
 
 
 def test_truncation_a_missing_next_value_is_refused():
@@ -173,8 +173,9 @@ def test_no_samples_no_credit():
 
 
 def test_normalised_advantages_have_mean_0_and_the_same_order(policy):
-    annotate(policy, trajectories := [ended(StopReason.TERMINATED), ended(StopReason.CUT)])
+    trajectories = [ended(StopReason.TERMINATED), ended(StopReason.CUT)]
     samples = build_samples(trajectories, policy.model, policy.images)
+    annotate(policy, trajectories, samples)
     PPO(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA)).credit(samples)
     advantages = np.array([s.steps[0].advantage for s in samples])
     plain = np.array([s.advantage for s in credited(policy, trajectories)])

@@ -101,7 +101,7 @@ def test_every_field_is_described() -> None:
         "betas",
     }
     parts = [p for p in vars(config_module).values() if isinstance(p, type) and issubclass(p, config_module.Config)]
-    assert len(parts) == 11
+    assert len(parts) == 14
     assert [
         f"{p.__name__}.{n}" for p in parts for n, f in p.model_fields.items() if not f.description and n not in obvious
     ] == []

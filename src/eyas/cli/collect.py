@@ -21,6 +21,7 @@ def collect(
         float, typer.Option(min=0, max=1, help="Share of an expert's moves played at random.")
     ] = 0.0,
     env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
 ) -> None:
     """Write a dataset of episodes: Parquet, with pictures stored once; an expert writes its thoughts.
@@ -31,7 +32,7 @@ def collect(
         raise DatasetError(f"{output} is not empty: choose another --output, or delete it")
     arguments = environment_arguments(env_arg)
     from eyas import build
-    from eyas.config import TaskConfig
+    from eyas.config import TaskConfig, WorkersConfig
     from eyas.rollouts.actors import PolicyActor
     from eyas.rollouts.images import MemoryImageStore
     from eyas.training.collect import collect_dataset, demonstrator
@@ -48,7 +49,8 @@ def collect(
     about = {"env_args": arguments, "policy": policy, "random_share": random_share}
     console = Console(stderr=True)
     with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
-        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update)
+        at = WorkersConfig(count=workers)
+        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update, at)
     info = json.loads((output / "dataset.json").read_text())
     if as_json:
         print(json.dumps(info))

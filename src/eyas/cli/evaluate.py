@@ -16,6 +16,7 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes for each decoding.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes; never shared with training.")] = 0,
     env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Evaluate an agent: success with Wilson intervals, return, parse rate; greedy and at temperature 1."""
@@ -26,7 +27,7 @@ def evaluate(
 
     agent = build.Agent.from_pretrained(checkpoint)
     with StageProgress(Console(stderr=True), "eval", episodes) as progress:
-        report = build.evaluate(agent, env, episodes, seed, on_episode=progress.update, **arguments)
+        report = build.evaluate(agent, env, episodes, seed, on_episode=progress.update, workers=workers, **arguments)
     if as_json:
         print(report.to_json())
     else:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from eyas.config import WorkersConfig
 from eyas.evaluation import measures
 from eyas.evaluation.records import EvalRow
 from eyas.evaluation.statistics import bootstrap_interval, wilson_interval
@@ -35,12 +37,13 @@ def play(
     num_envs: int = 64,
     on_episode: Callable[[int], None] | None = None,
     keep_pictures_below: int | None = None,
+    workers: WorkersConfig = WorkersConfig(),  # noqa: B008  (frozen)
 ) -> Played:
     """Plays these episodes to their ends. One that is lost to its environment is tried once more.
 
     With `keep_pictures_below`, only pictures of episodes with a lower number stay in `images`, which does not grow then.
     """
-    collector = Collector([task], images, seed, split, min(num_envs, len(episodes)))
+    collector = Collector(actor, [task], images, seed, split, min(num_envs, len(episodes)), workers=workers)
 
     def on_step(num_done: int) -> None:
         if on_episode:
@@ -49,14 +52,14 @@ def play(
             images.discard_except(collector.image_hashes(keep_pictures_below))
 
     try:
-        played = collector.episodes(actor, episodes, on_step)
+        played = collector.episodes(episodes, on_step)
         lost = collector.lost_episodes
     finally:
         collector.close()
     if lost:
         # what a seed made fail once may fail again: that the environment works at all, the others have shown
-        again = Collector([task], images, seed, split, 1, max_failures_in_a_row=len(lost) + 1)
-        played = sorted([*played, *again.episodes(actor, lost)], key=lambda t: t.episode)
+        again = Collector(actor, [task], images, seed, split, 1, max_failures_in_a_row=len(lost) + 1, workers=workers)
+        played = sorted([*played, *again.episodes(lost)], key=lambda t: t.episode)
         again.close()
     for trajectory in played:
         trajectory.task = task.index
@@ -95,19 +98,12 @@ def evaluation_row(
     )
 
 
-def best_constant_action(task: Task, images: MemoryImageStore, seed: int, actions: Sequence[int]) -> int:
+def best_constant_action(task: Task, images: MemoryImageStore, seed: int, workers: WorkersConfig) -> Any:
     """The action whose constant repetition earns the highest mean return, chosen on validation seeds."""
 
-    def mean_return(action: int) -> float:
-        played = play(
-            task,
-            ConstantActor(action),
-            images,
-            seed,
-            range(VALIDATION_EPISODES),
-            Split.VALIDATION,
-            keep_pictures_below=0,
-        )
+    def mean_return(action: Any) -> float:
+        actor, episodes = ConstantActor(action), range(VALIDATION_EPISODES)
+        played = play(task, actor, images, seed, episodes, Split.VALIDATION, keep_pictures_below=0, workers=workers)
         return measures.mean_or_none(t.total_return for t in played.trajectories) or 0.0
 
-    return max(actions, key=mean_return)
+    return max(task.interface.constants(), key=mean_return)

@@ -57,9 +57,23 @@ def thought_unique_share(steps: Sequence[Step]) -> float | None:
 
 
 def sampled_entropy(steps: Sequence[Step]) -> float | None:
-    """Entropy a token in nats, estimated as the mean negative log-prob of the sampled tokens."""
-    arrays = [s.completion.sampling_logprobs for s in steps if s.completion.sampling_logprobs is not None]
-    return float(-np.concatenate(arrays).mean()) if arrays else None
+    """Entropy a token in nats, estimated as the mean negative log-prob of the sampled tokens.
+
+    Where actions are scored, of the thought's tokens: the action's own is `action_entropy`.
+    """
+    arrays = [
+        c.sampling_logprobs if c.scores is None else c.sampling_logprobs[: c.scores.start]
+        for c in (s.completion for s in steps)
+        if c.sampling_logprobs is not None
+    ]
+    sampled = np.concatenate(arrays) if arrays else np.zeros(0)
+    return float(-sampled.mean()) if len(sampled) else None
+
+
+def action_entropy(steps: Sequence[Step]) -> float | None:
+    """Exact entropy of the distribution over actions in nats, where actions are scored."""
+    scored = [s.completion.scores.logprobs for s in steps if s.completion.scores is not None]
+    return mean_or_none(float(-(np.exp(p) * np.maximum(p, -1e4)).sum()) for p in scored)
 
 
 def fallback_share(steps: Sequence[Step]) -> float | None:
@@ -107,6 +121,7 @@ def rollout_metrics(
         "rollout/recognition_accuracy": recognition_accuracy(trajectories, fact_keys),
         "rollout/thought_unique_share": thought_unique_share(steps),
         "rollout/entropy_nats": sampled_entropy(steps),
+        "rollout/action_entropy_nats": action_entropy(steps),
         "rollout/completion_length_tokens": mean_or_none(
             len(s.completion.token_ids) for s in steps if s.completion.token_ids is not None
         ),

@@ -1,15 +1,44 @@
-"""Action formats: the instruction in the prompt, the parser of what comes back and the writer of demonstrations, in one object."""
+"""The formats by name: JSON as in RL4VLM, the action's words alone, and VAGEN's tags."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from eyas.errors import ConfigError
-from eyas.types import Completion, FailureReason, FinishReason, ParsedAction, ParseFailure, ParseResult, StopRule
+from eyas.interface.answers import (
+    Format,
+    TextFormat,
+    failure_without_action,
+    is_cut,
+    rest_of,
+    shortened,
+)
+from eyas.interface.tags import (
+    ThinkFormat,
+    ThinkObservationFormat,
+    ThinkObservationPredictionFormat,
+    ThinkPredictionFormat,
+)
+from eyas.types import Completion, FailureReason, ParsedAction, ParseFailure, ParseResult, StopRule
+
+__all__ = [
+    "FORMATS",
+    "JSON_STOP",
+    "Format",
+    "JsonFormat",
+    "PlainFormat",
+    "TextFormat",
+    "ThinkFormat",
+    "is_complete_json",
+    "register_format",
+]
 
 _ACTION_KEY = re.compile(r'"action"\s*:')
 _VALUE = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,}"]+))')
+
+# ----------------------------------------------------------------------------------------------- JSON
 
 
 def is_complete_json(text: str) -> bool:
@@ -32,112 +61,104 @@ def is_complete_json(text: str) -> bool:
     return False
 
 
+def _has_action_key(text: str) -> bool:
+    return _ACTION_KEY.search(text) is not None or is_complete_json(text)
+
+
 JSON_STOP = StopRule("}", is_complete_json)
+JSON_HEAD = StopRule(":}", _has_action_key)  # a closed object without an action ends the sampling too
 
 
 @dataclass(frozen=True)
-class JsonFormat:
+class JsonFormat(TextFormat):
     """RL4VLM's answer: a JSON object with the facts read from the picture, thoughts, then the action.
 
     Without thoughts the object holds the action alone. Parse rule of the original: what stands after `"action":`
     names exactly one action. Here the quoted value is matched first, so that "10" is never read as "1".
-    Raises ConfigError for action names that are empty, or equal but for spaces around them.
     """
 
-    action_names: tuple[str, ...]
-    fact_keys: tuple[str, ...] = ()
-    thoughts: bool = True
     stop: StopRule = field(default=JSON_STOP, repr=False)
+    head: ClassVar[StopRule | None] = JSON_HEAD
 
     def __post_init__(self) -> None:
-        stripped = [n.strip() for n in self.action_names]
-        if not all(stripped) or len(set(stripped)) < len(stripped):
-            raise ConfigError(f"the action names {list(self.action_names)} need to be different words, none empty")
+        if {"thoughts", "action"} & set(self.fact_keys):
+            raise ConfigError(
+                f'"thoughts" and "action" are keys of the answer itself: rename the facts {self.fact_keys}'
+            )
 
     def instruction(self) -> str:
-        actions = " or ".join(json.dumps(a, ensure_ascii=False) for a in self.action_names)
+        actions, remark = '"..."', f". The action is {self.codec.describe()}."
+        if self._is_listed():
+            actions, remark = " or ".join(_quoted(n) for n in self.codec.names), ""
         if not self.thoughts:
-            return f'Answer in JSON: {{"action": {actions}}}'
+            return f'Answer in JSON: {{"action": {actions}}}{remark}'
         facts = "".join(f'"{k}": "...", ' for k in self.fact_keys)
-        return f'Answer in JSON: {{{facts}"thoughts": "...", "action": {actions}}}'
+        return f'Answer in JSON: {{{facts}"thoughts": "...", "action": {actions}}}{remark}'
 
-    def write(self, action: int, facts: Mapping[str, str], thought: str) -> str:
+    def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
         """The completion that a demonstrator would have written."""
         answer: dict[str, str] = {}
         if self.thoughts:
             answer = {k: facts[k] for k in self.fact_keys} | {"thoughts": thought}
-        return json.dumps(answer | {"action": self.action_names[action]}, ensure_ascii=False)
+        return json.dumps(answer | {"action": self.codec.write(action)}, ensure_ascii=False)
 
-    def parse(self, completion: Completion, legal_actions: Sequence[int] | None = None) -> ParseResult:
+    def parse(self, completion: Completion, legal: Sequence[Any] | None = None) -> ParseResult:
         """The action in the text, or why there is none. `action_start` is where the action key begins."""
         text = completion.text
         keys = list(_ACTION_KEY.finditer(text))
         if not keys:
-            return ParseFailure(self._why_no_key(completion), _shorten(text), len(text))
-        key = keys[-1]
-        tail = text[key.end() :]
-        is_cut = completion.finish_reason is FinishReason.LENGTH and not _is_whole(tail)
-        named = FailureReason.CUT_OFF if is_cut else self._named(tail)
-        if isinstance(named, FailureReason):
-            return ParseFailure(named, _shorten(tail), key.start())
-        if legal_actions is not None and named not in legal_actions:
-            return ParseFailure(FailureReason.ILLEGAL_ACTION, self.action_names[named], key.start())
-        return ParsedAction(
-            action=named,
-            name=self.action_names[named],
-            thought=self._thought(text[: key.start()]),
-            facts=self._facts(text[: key.start()]),
-            action_start=key.start(),
-        )
+            return failure_without_action(completion)
+        start, tail = keys[-1].start(), text[keys[-1].end() :]
+        readings = self._readings(tail, is_cut(completion))
+        if not readings:
+            return ParseFailure(FailureReason.CUT_OFF, shortened(tail), start)
+        action = self._read(readings, legal, start)
+        if isinstance(action, ParseFailure):
+            return action
+        before = text[:start]
+        return ParsedAction(action, self.codec.write(action), _json_thought(before), self._facts(before), start)
 
-    @staticmethod
-    def _why_no_key(completion: Completion) -> FailureReason:
-        if not completion.text.strip():
-            return FailureReason.EMPTY
-        is_cut = completion.finish_reason is FinishReason.LENGTH
-        return FailureReason.CUT_OFF if is_cut else FailureReason.NO_ACTION_KEY
+    def _readings(self, tail: str, was_cut: bool) -> list[str]:
+        """What the text after the key may mean, the likeliest first; nothing where it was cut before it was whole."""
+        value, names = _VALUE.match(tail), {n.strip().casefold() for n in self.codec.names}
+        if value and value[1] is not None:
+            # words mentioned outside the quotes count too, but free text in them is meant as it stands
+            return [_unescape(value[1]), *([tail] if names else [])]
+        bare, brace, _ = tail.partition("}")
+        is_name = value is not None and value[2].casefold() in names
+        if was_cut and not (value and brace):
+            return [value[2]] if value and is_name and value.end() < len(tail) else []
+        if not names:
+            return [bare]
+        return [value[2], tail] if value and is_name else [tail]
 
-    def _named(self, tail: str) -> int | FailureReason:
-        """The one action that the text after the key names."""
-        value = _VALUE.match(tail)
-        if value:
-            text = (_unescape(value[1]) if value[1] is not None else value[2]).strip()
-            for same in (str, str.casefold):  # names may differ in case alone: the exact one comes first
-                matching = [i for i, name in enumerate(self.action_names) if same(text) == same(name.strip())]
-                if len(matching) == 1:
-                    return matching[0]
-        found = set(_mentions(self.action_names).findall(tail))
-        if len(found) > 1:
-            return FailureReason.AMBIGUOUS_ACTION
-        return self.action_names.index(found.pop()) if found else FailureReason.UNKNOWN_ACTION
-
-    @staticmethod
-    def _thought(head: str) -> str:
-        match = re.search(r'"thoughts"\s*:\s*"((?:[^"\\]|\\.)*)"', head)
-        return _unescape(match[1]) if match else head.strip("{, \t\r\n")
+    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
+        """The actions whose words can follow the head, each with the text that completes the object."""
+        if not self.thoughts:
+            written = [(a, rest_of(self.write(a, {}, ""), head)) for a in self._candidates(legal)]
+        else:
+            key = next(reversed(list(_ACTION_KEY.finditer(head))), None)
+            begun = head[key.end() :] if key else None
+            words = [(a, f" {_quoted(self.codec.write(a))}}}") for a in self._candidates(legal)]
+            written = [(a, None if begun is None else rest_of(text, begun)) for a, text in words]
+        return [(a, text) for a, text in written if text is not None]
 
     def _facts(self, head: str) -> dict[str, str]:
         facts = {}
         for key in self.fact_keys:
-            match = re.search(re.escape(json.dumps(key, ensure_ascii=False)) + r"\s*:" + _VALUE.pattern, head)
+            match = re.search(re.escape(_quoted(key)) + r"\s*:" + _VALUE.pattern, head)
             if match:
                 facts[key] = _unescape(match[1]) if match[1] is not None else match[2]
         return facts
 
 
-def _mentions(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds action names, the longest first, and words only as whole words."""
-    patterns = [
-        rf"(?<!\w){re.escape(n)}(?!\w)" if re.fullmatch(r"\w.*\w|\w", n) else re.escape(n)
-        for n in sorted(names, key=len, reverse=True)
-    ]
-    return re.compile("|".join(patterns))
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
-def _is_whole(tail: str) -> bool:
-    """Whether the value after the action key has ended: what was cut off at 1 may have become 10."""
-    value = _VALUE.match(tail)
-    return value is not None and (value[1] is not None or value.end() < len(tail))
+def _json_thought(head: str) -> str:
+    match = re.search(r'"thoughts"\s*:\s*"((?:[^"\\]|\\.)*)"', head)
+    return _unescape(match[1]) if match else head.strip("{, \t\r\n")
 
 
 def _unescape(text: str) -> str:
@@ -148,8 +169,68 @@ def _unescape(text: str) -> str:
         return text
 
 
-def _shorten(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else text[:limit] + "…"
+# ----------------------------------------------------------------------------------------------- the words alone
 
 
-FORMATS = {"json": JsonFormat}
+@dataclass(frozen=True)
+class PlainFormat(TextFormat):
+    """The words of the action and nothing else, on the first line. Facts and thoughts are never asked for."""
+
+    stop: StopRule | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fact_keys", ())
+        object.__setattr__(self, "thoughts", False)
+        broken = [n for n in self.codec.names if "\n" in n]
+        if broken:
+            raise ConfigError(f"the plain format reads one line, and actions have line breaks: rename {broken}")
+
+    def instruction(self) -> str:
+        return f"Answer with the action only: {self._in_words()}."
+
+    def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
+        return self.codec.write(action)
+
+    def parse(self, completion: Completion, legal: Sequence[Any] | None = None) -> ParseResult:
+        """The action that the first line names; one that was cut may have gone on."""
+        text = completion.text.strip()
+        line, end, _ = text.partition("\n")
+        start = completion.text.find(line)
+        if not line or (is_cut(completion) and not end):
+            return failure_without_action(completion, start if line else -1)
+        action = self._read([line], legal, start)
+        return (
+            action
+            if isinstance(action, ParseFailure)
+            else ParsedAction(action, self.codec.write(action), "", {}, start)
+        )
+
+    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
+        """The actions whose words begin like the head, each with what is left of them."""
+        written = [(a, rest_of(self.codec.write(a), head)) for a in self._candidates(legal)]
+        return [(a, text) for a, text in written if text is not None]
+
+
+# ----------------------------------------------------------------------------------------------- by name
+
+# Each is called with codec, fact keys and thoughts.
+FORMATS: dict[str, Callable[..., Format]] = {
+    "json": JsonFormat,
+    "plain": PlainFormat,
+    "think": ThinkFormat,
+    "think_observation": ThinkObservationFormat,
+    "think_prediction": ThinkPredictionFormat,
+    "think_observation_prediction": ThinkObservationPredictionFormat,
+}
+
+Factory = TypeVar("Factory", bound=Callable[..., Format])
+
+
+def register_format(name: str) -> Callable[[Factory], Factory]:
+    """Makes a class or function a format that is chosen by name; it is called with codec, fact keys and thoughts."""
+
+    def register(factory: Factory) -> Factory:
+        FORMATS[name] = factory
+        return factory
+
+    return register

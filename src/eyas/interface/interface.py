@@ -1,26 +1,28 @@
 """The interface of one environment: what the model is shown, and what its text does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
-from eyas.errors import ConfigError, UnsupportedSpace
-from eyas.interface.formats import FORMATS, JsonFormat
+from eyas.errors import ConfigError
+from eyas.interface import naming
+from eyas.interface.actions import ActionCodec, SequenceCodec, codec_for
+from eyas.interface.formats import FORMATS, Format
+from eyas.interface.history import History, NoHistory, PastStep, Shown
+from eyas.interface.observations import Observer, observer_for
 from eyas.types import (
     Completion,
+    ExpertMove,
     FailureEffect,
     ImagePart,
     ImageStore,
     Message,
-    ParsedAction,
     ParseResult,
     SampleRequest,
     TaskDescription,
-    TextPart,
 )
 
 
@@ -28,14 +30,17 @@ from eyas.types import (
 class Interface:
     """Renders observations as messages and parses completions into actions.
 
-    `image_source` says where the picture comes from: "observation", "render" (the environment's render()), or None.
+    Its parts can be replaced one by one (`dataclasses.replace`): `description` says the task, `observer` turns an
+    observation into texts and pictures, `history` says what of the past is shown, and `format` holds the instruction, the
+    parser and, as `format.codec`, the words of the actions.
     """
 
     description: TaskDescription
-    format: JsonFormat
-    image_source: str | None
-    is_text_observation: bool = False
-    first_action: int = 0  # `start` of the Discrete action space
+    format: Format
+    observer: Observer
+    history: History = field(default_factory=NoHistory)
+    action_mode: Literal["text", "score"] = "text"
+    is_score_per_token: bool = False
     max_new_tokens: int = 64
     on_parse_failure: FailureEffect = FailureEffect.RANDOM_LEGAL
     parse_failure_penalty: float = -1.0
@@ -43,98 +48,167 @@ class Interface:
 
     @classmethod
     def for_env(
-        cls, env: gym.Env, *, format: str = "json", thoughts: bool = True, text: str | None = None, **options: Any
+        cls,
+        env: gym.Env,
+        *,
+        format: str = "json",
+        thoughts: bool = True,
+        text: str | None = None,
+        action_names: Sequence[str] | None = None,
+        bins: int | Sequence[str] | None = None,
+        precision: int = 2,
+        max_actions: int = 1,
+        separator: str = ",",
+        show: str = "auto",
+        image_source: str = "auto",
+        image_size: int | None = None,
+        **options: Any,
     ) -> "Interface":
-        """Reads the spaces, and the description where the environment has one.
+        """Reads spaces, metadata and docstring, and the description where the environment has one.
 
-        Raises UnsupportedSpace for an action space that is not Discrete, ConfigError for an unknown format.
+        `bins` and `precision` say how numbers are chosen and written, `show`, `image_source` and `image_size` what is
+        seen. `options` are the fields of Interface. Raises UnsupportedSpace for a space without words, saying what to
+        write instead, ConfigError for an unknown format or names that do not fit.
         """
         if format not in FORMATS:
             raise ConfigError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
-        if not isinstance(env.action_space, spaces.Discrete):
-            raise UnsupportedSpace(f"the action space {env.action_space} is not Discrete: wrap it in a Discrete one")
-        description = getattr(env.unwrapped, "description", None) or _derived_description(env)
-        if len(description.action_names) != env.action_space.n:
-            raise ConfigError(f"{env.action_space} has not as many actions as names: {list(description.action_names)}")
-        if text is not None:
-            description = TaskDescription(
-                text, description.action_names, description.fact_keys, description.write_thought
-            )
-        is_text = isinstance(env.observation_space, spaces.Text)
-        return cls(
+        description = _description(env, text)
+        names = action_names or description.action_names or naming.action_names(env)
+        codec: ActionCodec = codec_for(env.action_space, names, bins=bins, precision=precision)
+        if max_actions > 1:
+            codec = SequenceCodec(codec, max_actions, separator)
+        observer = observer_for(
+            env,
+            show=show,
+            image_source=image_source,
+            image_size=image_size,
+            names=naming.observation_names(env, int(np.prod(env.observation_space.shape or (0,)))),
+            precision=precision,
+        )
+        interface = cls(
             description=description,
-            format=FORMATS[format](description.action_names, description.fact_keys if thoughts else (), thoughts),
-            image_source=None if is_text else _image_source(env),
-            is_text_observation=is_text,
-            first_action=int(env.action_space.start),
+            format=FORMATS[format](codec, description.fact_keys if thoughts else (), thoughts),
+            observer=observer,
             **options,
         )
+        if interface.action_mode == "score":
+            interface.format.choice(None)  # raises where the actions cannot be listed
+        return interface
+
+    @property
+    def codec(self) -> ActionCodec:
+        return self.format.codec
+
+    @property
+    def renders(self) -> bool:
+        """Whether the observer needs what the environment's render() gives."""
+        return bool(getattr(self.observer, "renders", False))
+
+    # ------------------------------------------------------------------------------------- what is shown
+
+    def observe(self, observation: Any, info: Mapping[str, Any], frame: np.ndarray | None, images: ImageStore) -> Shown:
+        """Keeps the pictures in `images`. `frame` is what render() gave. Raises ValueError for a broken observation."""
+        pictures, words = [], []
+        for piece in self.observer(observation, info, frame):
+            if isinstance(piece, str):
+                words.append(piece)
+            else:
+                pictures.append(ImagePart(images.put(_checked_picture(piece))))
+        if info.get("observation_text"):
+            words.append(str(info["observation_text"]))
+        return Shown(tuple(pictures), tuple(words))
+
+    def prompt(
+        self, past: Sequence[PastStep], before: tuple[Message, ...], now: Shown, images: ImageStore
+    ) -> tuple[Message, ...]:
+        """The messages of a step; `before` is the prompt of the step before, () at the start."""
+        return self.history.prompt(self.description.text, self.format.instruction(), past, before, now, images)
 
     def render(
         self, observation: Any, info: Mapping[str, Any], frame: np.ndarray | None, images: ImageStore
     ) -> tuple[Message, ...]:
-        """One user message: the picture, the task, what the environment says of this step, the instruction.
+        """The prompt of an episode's first step."""
+        return self.prompt((), (), self.observe(observation, info, frame, images), images)
 
-        `frame` is what env.render() gave where `image_source` is "render". Raises ValueError for a broken picture.
-        """
-        parts: list[TextPart | ImagePart] = []
-        if self.image_source:
-            picture = observation if self.image_source == "observation" else frame
-            parts.append(ImagePart(images.put(_checked_picture(picture))))
-        words = [self.description.text]
-        if self.is_text_observation:
-            words.append(str(observation))
-        if info.get("observation_text"):
-            words.append(str(info["observation_text"]))
-        words.append(self.format.instruction())
-        parts.append(TextPart(" ".join(words)))
-        return (Message("user", tuple(parts)),)
+    # ------------------------------------------------------------------------------------- what is asked and read
 
-    def request(self, messages: tuple[Message, ...], seed: int, temperature: float) -> SampleRequest:
-        return SampleRequest(messages, seed, self.max_new_tokens, temperature, self.format.stop)
+    def request(
+        self, messages: tuple[Message, ...], legal: Sequence[Any] | None, seed: int, temperature: float
+    ) -> SampleRequest:
+        choice = self.format.choice(legal, self.is_score_per_token) if self.action_mode == "score" else None
+        return SampleRequest(messages, seed, self.max_new_tokens, temperature, self.format.stop, choice)
 
-    def parse(self, completion: Completion, legal_actions: Sequence[int] | None) -> ParseResult:
+    @property
+    def most_tokens(self) -> int:
+        """What a completion may take of the model's context; where actions are scored, their words come on top."""
+        if self.action_mode != "score":
+            return self.max_new_tokens
+        return self.max_new_tokens + max(len(n.encode()) for n in self.codec.names) + 16
+
+    def parse(self, completion: Completion, legal: Sequence[Any] | None) -> ParseResult:
         """The action in the environment's action space, or why there is none."""
-        legal = None if legal_actions is None else [a - self.first_action for a in legal_actions]
-        parsed = self.format.parse(completion, legal)
-        if isinstance(parsed, ParsedAction) and self.first_action:
-            return replace(parsed, action=parsed.action + self.first_action)
-        return parsed
+        return self.format.parse(completion, legal)
 
-    def name_of(self, action: int) -> str:
-        """How the model calls an action of the environment."""
-        return self.description.action_names[action - self.first_action]
-
-    def write(self, action: int, facts: Mapping[str, str]) -> str:
+    def write(self, move: ExpertMove) -> str:
         """What a demonstrator who saw these facts and chose this action would have written."""
-        name = self.name_of(action)
+        name = self.name_of(move.action)
         write_thought = self.description.write_thought
-        thought = write_thought(facts, name) if write_thought else f"I choose {name}."
-        return self.format.write(action - self.first_action, facts, thought)
+        if move.thought is not None:
+            thought = move.thought
+        else:
+            thought = write_thought(move.facts, name) if write_thought else f"I choose {name}."
+        return self.format.write(self._wrapped(move.action), move.facts, thought)
+
+    # ------------------------------------------------------------------------------------- actions
+
+    def legal_actions(self, info: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The actions that are legal now, as the environment's info says; all of them where it says nothing.
+
+        None where they cannot be listed.
+        """
+        legal = self.codec.legal(info)
+        return self.codec.actions if legal is None else legal
+
+    def random_action(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
+        return self.codec.sample(rng, legal)
+
+    def name_of(self, action: Any) -> str:
+        """How the model calls an action."""
+        return self.codec.write(self._wrapped(action))
+
+    def moves(self, action: Any) -> tuple[Any, ...]:
+        """The environment's actions, one a call of its step(), that an action of the model stands for."""
+        return tuple(action) if isinstance(self.codec, SequenceCodec) else (action,)
+
+    def constants(self) -> tuple[Any, ...]:
+        """Actions worth trying as a constant player: every one where they can be listed, else the ends and the middle."""
+        inner = self.codec.codec if isinstance(self.codec, SequenceCodec) else self.codec
+        if inner.actions is not None:
+            return tuple(self._wrapped(a) for a in inner.actions)
+        space = inner.space
+        if not isinstance(space, gym.spaces.Box):
+            return ()
+        middle = ((space.low.astype(np.float64) + space.high) / 2).astype(space.dtype)
+        return tuple(self._wrapped(a) for a in (space.low, middle, space.high))
+
+    def _wrapped(self, action: Any) -> Any:
+        """An environment's single action as one of the model's, which may be several."""
+        if not isinstance(self.codec, SequenceCodec):
+            return action
+        is_sequence = isinstance(action, tuple) and all(self.codec.codec.space.contains(a) for a in action)
+        return action if is_sequence else (action,)
 
 
-def _derived_description(env: gym.Env) -> TaskDescription:
-    assert isinstance(env.action_space, spaces.Discrete)
-    name = env.spec.id if env.spec else type(env.unwrapped).__name__
-    names = tuple(str(i) for i in range(int(env.action_space.n)))
-    return TaskDescription(f"You play {name}. Choose the action that earns the most reward.", names)
-
-
-def _image_source(env: gym.Env) -> str:
-    space = env.observation_space
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3:
-        return "observation"
-    if env.render_mode != "rgb_array":
-        raise UnsupportedSpace(
-            f"the observation {space} is no picture and the environment does not render one: "
-            'make it with render_mode="rgb_array"'
-        )
-    return "render"
+def _description(env: gym.Env, text: str | None) -> TaskDescription:
+    description = getattr(env.unwrapped, "description", None)
+    if not isinstance(description, TaskDescription):
+        description = TaskDescription(text or naming.task_text(env))
+    return description if text is None else replace(description, text=text)
 
 
 def _checked_picture(picture: Any) -> np.ndarray:
     is_array = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.size > 0
     if not is_array or picture.shape[2] != 3 or picture.dtype != np.uint8:
         described = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(f"the environment gave {described} as its picture; needed is uint8 (height, width, 3)")
+        raise ValueError(f"the observer gave {described} as a picture; needed is uint8 (height, width, 3)")
     return picture

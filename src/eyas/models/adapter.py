@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eyas.errors import ModelError
-from eyas.types import ImagePart, ImageStore, Message
+from eyas.types import ImagePart, ImageStore, Message, TextPart
 
 IMAGE_CACHE_BYTES = 512 * 2**20
 TWO_WAY_ATTENTION = ("gemma3", "paligemma")  # over the tokens of a picture, told by token types
@@ -61,6 +62,7 @@ class VisionLanguageModel(nn.Module):
         self.register_buffer("forbidden_ids", forbidden, persistent=False)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.end_ids)
         self._prompts: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._texts: OrderedDict[str, np.ndarray] = OrderedDict()
         self._images: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._image_bytes = 0
         self.eval()
@@ -87,23 +89,63 @@ class VisionLanguageModel(nn.Module):
     # ------------------------------------------------------------------------------------- messages to ids
 
     def encode(self, messages: Sequence[Message], images: ImageStore) -> EncodedPrompt:
-        """Renders the chat template, tokenises, expands image placeholders. Equal layouts are tokenised once."""
-        if any(m.completion is not None for m in messages):
-            raise ModelError("a sampled completion in a prompt would be tokenised again: prompts show one step only")
-        hashes = tuple(p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart))
+        """Messages to ids: the chat template, image placeholders, and the very ids of earlier completions.
+
+        A conversation is put together from segments, each tokenised once: what comes before the first completion, the
+        completions, and what comes between them. Where the template would change earlier messages (one that drops
+        earlier thoughts), every prompt is rendered anew from text instead, and training samples fork.
+        """
+        hashes = tuple(_hashes(messages))
         for image_hash in hashes:
             self._processed(image_hash, images)
-        layout = tuple(
-            (m.role, tuple(images.get(p.image_hash).shape if isinstance(p, ImagePart) else p.text for p in m.parts))
-            for m in messages
-        )
+        answers = [i for i, m in enumerate(messages) if m.completion is not None]
+        if not answers or not self.is_prefix_stable:
+            return EncodedPrompt(self._segment((), messages, images), hashes)
+        parts = [self._segment((), messages[: answers[0]], images)]
+        for place, after in zip(answers, [*answers[1:], len(messages)], strict=True):
+            written = self._written(messages[place])
+            between = self._segment(_BEFORE_TAIL, messages[place + 1 : after], images)
+            # the end of the turn that the model wrote itself is not said again; one that it did not write is the prompt's
+            is_said = len(written) > 0 and int(written[-1]) in self.end_ids and int(between[0]) in self.end_ids
+            parts += [written, between[1:] if is_said else between]
+        return EncodedPrompt(np.concatenate(parts), hashes)
+
+    def _written(self, message: Message) -> np.ndarray:
+        """The ids of an earlier completion: those that were sampled, or those that supervision takes its text for."""
+        assert message.completion is not None
+        ids = message.completion.token_ids
+        return self.encode_text(message.completion.text) if ids is None else ids.astype(np.int64)
+
+    def _segment(self, before: tuple[Message, ...], messages: Sequence[Message], images: ImageStore) -> np.ndarray:
+        """The ids that these messages add after `before`, up to where the model goes on. Equal layouts are made once."""
+        shown = [images.get(h) for h in _hashes(messages)]
+        layout = bool(before), tuple((m.role, tuple(_layout(m, images))) for m in messages)
         if layout not in self._prompts:
-            self._prompts[layout] = self._tokenise(messages, [images.get(h) for h in hashes])
+            text = self._templated([*before, *messages])
+            if before:
+                text = text.split(_MARK)[1]
+            self._prompts[layout] = self._tokenise(text, shown)
             if len(self._prompts) > PROMPT_CACHE_ENTRIES:
                 self._prompts.popitem(last=False)
-        return EncodedPrompt(self._prompts[layout], hashes)
+        return self._prompts[layout]
 
-    def _tokenise(self, messages: Sequence[Message], images: list[np.ndarray]) -> np.ndarray:
+    @cached_property
+    def is_prefix_stable(self) -> bool:
+        """Whether the chat template keeps what was said before as it was, and adds each message in the same way."""
+        question, answer = (_said("user", t) for t in ("first", "second")), _said("assistant", _MARK)
+        first, second = question
+        try:
+            opening = self._templated([first])
+            once = self._templated([first, answer, second])
+            twice = self._templated([first, answer, second, answer, second])
+        except Exception:  # templates raise whatever they like where roles do not suit them
+            return False
+        if once.count(_MARK) != 1 or twice.count(_MARK) != 2:
+            return False
+        tail = once.split(_MARK)[1]
+        return once.startswith(opening + _MARK) and twice == once + _MARK + tail
+
+    def _templated(self, messages: Sequence[Message]) -> str:
         chat = [
             {
                 "role": m.role,
@@ -115,7 +157,9 @@ class VisionLanguageModel(nn.Module):
         ]
         if not hasattr(self.processor, "image_processor"):  # templates of text-only models want plain strings
             chat = [{**m, "content": "".join(p["text"] for p in m["content"])} for m in chat]
-        text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+
+    def _tokenise(self, text: str, images: list[np.ndarray]) -> np.ndarray:
         # the template writes any BOS token itself, the tokenizer must not add a second one
         options = {"add_special_tokens": False}
         if images:
@@ -134,8 +178,13 @@ class VisionLanguageModel(nn.Module):
 
     def encode_text(self, text: str) -> np.ndarray:
         """Tokenises a target of supervision, the end-of-turn token included: int64 (T,)."""
-        end = min(self.end_ids) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
-        return np.asarray([*self.tokenizer(text, add_special_tokens=False)["input_ids"], end], dtype=np.int64)
+        if text not in self._texts:
+            end = min(self.end_ids) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+            ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], end]
+            self._texts[text] = np.asarray(ids, dtype=np.int64)
+            if len(self._texts) > PROMPT_CACHE_ENTRIES:
+                self._texts.popitem(last=False)
+        return self._texts[text]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self.tokenizer.decode(
@@ -193,7 +242,14 @@ class VisionLanguageModel(nn.Module):
         cache: Any = None,
         use_cache: bool = False,
     ) -> tuple[Tensor, Any]:
-        """Last hidden states (B, T, D) and the key-value cache. Positions are always explicit."""
+        """Last hidden states (B, T, D) and the key-value cache. Positions are always explicit.
+
+        `attention_mask` is bool: (B, T) of what is no padding, causal, or (B, 1, T, T) of what each token sees.
+        """
+        if attention_mask.ndim == 4:  # as what is added to the scores, which every attention of the library takes
+            dtype = self.model.dtype
+            nothing = torch.zeros((), dtype=dtype, device=attention_mask.device)
+            attention_mask = torch.where(attention_mask, nothing, torch.finfo(dtype).min)
         base = getattr(self.model, self.model.base_model_prefix)
         output = base(
             input_ids=input_ids,
@@ -213,6 +269,24 @@ class VisionLanguageModel(nn.Module):
         """Hugging Face format: `from_pretrained` of model and processor load it."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _said(role: str, text: str) -> Message:
+    return Message(role, (TextPart(text),))
+
+
+# a thought and an answer, as templates that drop earlier thoughts look for them
+_MARK = "<think>earlier</think>answer\u2063"
+_BEFORE_TAIL = (_said("user", "first"), _said("assistant", _MARK))
+
+
+def _hashes(messages: Sequence[Message]) -> list[str]:
+    return [p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart)]
+
+
+def _layout(message: Message, images: ImageStore) -> list[Hashable]:
+    """Texts, and the shapes of pictures: all that the ids depend on."""
+    return [images.get(p.image_hash).shape if isinstance(p, ImagePart) else p.text for p in message.parts]
 
 
 def _nbytes(tensors: dict[str, Tensor]) -> int:

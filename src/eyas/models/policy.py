@@ -1,7 +1,7 @@
 """A policy: the model, the sampler that reads from it, and the critic on its hidden states."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from eyas.batch import TrainingSample, collate
 from eyas.errors import CheckpointError
-from eyas.models.adapter import VisionLanguageModel
+from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.value_head import ValueHead
 from eyas.types import Completion, ImageStore, Message, Sampler, SampleRequest
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 POLICY_FILE = "eyas_policy.json"
+MOST_ROWS, MOST_TOKENS = 64, 2**16  # of one pass over texts for their values
 
 
 class Policy:
@@ -39,23 +40,25 @@ class Policy:
         return len(self.model.encode(messages, self.images).ids) + max_new_tokens <= self.model.context
 
     @torch.inference_mode()
-    def values(self, prompts: Sequence[Sequence[Message]], batch_size: int = 64) -> np.ndarray:
-        """V at the last token of each prompt: float32 (n,). Equal prompts are read once."""
-        encoded = [self.model.encode(p, self.images) for p in prompts]
-        distinct = {e.key: e for e in encoded}
-        place = {key: i for i, key in enumerate(distinct)}
-        order, unique = [place[e.key] for e in encoded], list(distinct.values())
-        by_length = sorted(range(len(unique)), key=lambda i: len(unique[i].ids))
-        result = np.zeros(len(unique), dtype=np.float32)
-        for start in range(0, len(unique), batch_size):
-            chunk = by_length[start : start + batch_size]
-            samples = [TrainingSample(unique[i].ids, unique[i].image_hashes, ()) for i in chunk]
+    def values(self, texts: Sequence[EncodedPrompt], columns: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """V at the given tokens of each text: float32 arrays, as long as the text's columns. Equal texts are read once."""
+        keys = [(t.key, tuple(c)) for t, c in zip(texts, columns, strict=True)]
+        distinct = dict(zip(keys, texts, strict=True))
+        todo = sorted(distinct, key=lambda key: len(distinct[key].ids))
+        result: dict[Hashable, np.ndarray] = {}
+        while todo:
+            size = max(1, min(MOST_ROWS, MOST_TOKENS // len(distinct[todo[-1]].ids)))
+            part, todo = todo[:size], todo[size:]
+            samples = [TrainingSample(distinct[k].ids, distinct[k].image_hashes, ()) for k in part]
             batch = collate(samples, self.model.pad_id, self.model.device)
             vision = self.model.vision_inputs(batch.image_hashes, self.images)
             hidden, _ = self.model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
-            last = batch.attention_mask.sum(1) - 1
-            result[chunk] = self.value_head(hidden[torch.arange(len(chunk)), last]).cpu().numpy()
-        return result[order]
+            rows = torch.tensor([row for row, key in enumerate(part) for _ in key[1]], device=self.model.device)
+            places = torch.tensor([c for key in part for c in key[1]], device=self.model.device)
+            values = self.value_head(hidden[rows, places]).cpu().numpy()
+            ends = np.cumsum([len(key[1]) for key in part])[:-1]
+            result.update(zip(part, np.split(values, ends), strict=True))
+        return [result[key] for key in keys]
 
     # ------------------------------------------------------------------------------------- saving and loading
 

@@ -44,7 +44,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def to_toml(config: RunConfig) -> str:
     """The resolved configuration as TOML that loads back equal."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    return tomli_w.dumps(config.model_dump(exclude_none=True, by_alias=True))
 
 
 def _find(source: str | Path, folder: Path) -> Path:

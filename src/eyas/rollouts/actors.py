@@ -2,25 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from eyas.errors import EyasError
 from eyas.interface import Interface
 from eyas.models.policy import Policy
 from eyas.seeding import generator
-from eyas.types import Completion, ExecutedBy, Expert, Message, ParsedAction, ParseResult
+from eyas.types import Completion, ExecutedBy, ExpertMove, Message, ParsedAction, ParseResult
 
 
 @dataclass(slots=True)
 class Turn:
     """An environment that waits for a decision."""
 
-    env: Any  # the unwrapped environment: experts read it, nobody else
     interface: Interface
     messages: tuple[Message, ...]
-    legal_actions: Sequence[int]
+    legal_actions: Sequence[Any] | None  # None: every action of the space
     seed: int  # decides all randomness of this decision
+    expert_move: ExpertMove | None = None  # where the actor asked for experts
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Decision:
 
 
 class Actor(Protocol):
+    asks_expert: bool  # whether turns are to carry the expert's move
+
     def decide(self, turns: Sequence[Turn]) -> list[Decision]: ...
 
     def fits(self, interface: Interface, messages: Sequence[Message]) -> bool:
@@ -41,23 +43,27 @@ class Actor(Protocol):
 class PolicyActor:
     """Samples at a temperature; 0 is greedy."""
 
+    asks_expert = False
+
     def __init__(self, policy: Policy, temperature: float = 1.0):
         self.policy = policy
         self.temperature = temperature
 
     def decide(self, turns: Sequence[Turn]) -> list[Decision]:
-        requests = [t.interface.request(t.messages, t.seed, self.temperature) for t in turns]
+        requests = [t.interface.request(t.messages, t.legal_actions, t.seed, self.temperature) for t in turns]
         return [
             Decision(completion, turn.interface.parse(completion, turn.legal_actions), ExecutedBy.POLICY)
             for turn, completion in zip(turns, self.policy.sample(requests), strict=True)
         ]
 
     def fits(self, interface: Interface, messages: Sequence[Message]) -> bool:
-        return self.policy.fits(messages, interface.max_new_tokens)
+        return self.policy.fits(messages, interface.most_tokens)
 
 
 class _ScriptedActor(ABC):
     """Decides each turn by itself."""
+
+    asks_expert = False
 
     def decide(self, turns: Sequence[Turn]) -> list[Decision]:
         return [self._decide(t) for t in turns]
@@ -69,7 +75,7 @@ class _ScriptedActor(ABC):
     def _decide(self, turn: Turn) -> Decision: ...
 
 
-def _wordless(turn: Turn, action: int, executed_by: ExecutedBy) -> Decision:
+def _wordless(turn: Turn, action: Any, executed_by: ExecutedBy) -> Decision:
     return Decision(Completion(""), ParsedAction(action, turn.interface.name_of(action), "", {}, 0), executed_by)
 
 
@@ -77,14 +83,14 @@ class RandomActor(_ScriptedActor):
     """A uniformly random legal action."""
 
     def _decide(self, turn: Turn) -> Decision:
-        action = int(generator("random actor", turn.seed).choice(turn.legal_actions))
+        action = turn.interface.random_action(generator("random actor", turn.seed), turn.legal_actions)
         return _wordless(turn, action, ExecutedBy.RANDOM)
 
 
 class ConstantActor(_ScriptedActor):
     """Always the same action."""
 
-    def __init__(self, action: int):
+    def __init__(self, action: Any):
         self.action = action
 
     def _decide(self, turn: Turn) -> Decision:
@@ -97,19 +103,24 @@ class ExpertActor(_ScriptedActor):
     A random move is a uniformly random legal action; the thought still names the true facts, and the move made.
     """
 
-    def __init__(self, expert: Expert, random_share: float = 0.0):
-        self.expert = expert
+    asks_expert = True
+
+    def __init__(self, random_share: float = 0.0):
         self.random_share = random_share
 
     def _decide(self, turn: Turn) -> Decision:
-        move = self.expert(turn.env)
-        action, executed_by = move.action, ExecutedBy.EXPERT
+        move = turn.expert_move
+        if move is None:
+            raise EyasError("this environment has no expert: register one with eyas.envs.experts.register_expert")
+        executed_by = ExecutedBy.EXPERT
         rng = generator("expert actor", turn.seed)
         if rng.random() < self.random_share:
-            action, executed_by = int(rng.choice(turn.legal_actions)), ExecutedBy.RANDOM
-        text = turn.interface.write(action, move.facts)
+            random_action = turn.interface.random_action(rng, turn.legal_actions)
+            (action, *_), executed_by = turn.interface.moves(random_action), ExecutedBy.RANDOM
+            move = replace(move, action=action)
+        text = turn.interface.write(move)
         completion = Completion(text)
         parsed = turn.interface.parse(completion, turn.legal_actions)
-        if not isinstance(parsed, ParsedAction) or parsed.action != action:
-            raise EyasError(f"the format cannot carry the expert's action {action}: it wrote {text!r}")
+        if not isinstance(parsed, ParsedAction) or parsed.name != turn.interface.name_of(move.action):
+            raise EyasError(f"the format cannot carry the expert's action {move.action}: it wrote {text!r}")
         return Decision(completion, parsed, executed_by)

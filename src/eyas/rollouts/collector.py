@@ -1,26 +1,30 @@
 """Plays episodes: a fixed set of them, all awaited, or a fixed number of steps with the cut ones bootstrapped.
 
 Never the first N to finish, which would favour short episodes. All randomness of an episode derives from
-(run seed, split, episode, step), so neither the number of environments nor their order changes what is played.
+(run seed, split, episode, step), and which episodes a slot plays from its number, so that neither the number of worker
+processes nor their speed changes what is played.
 """
 
 import logging
-import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
+from eyas.config import WorkersConfig
+from eyas.envs.host import EnvError, EnvOutcome, EnvSource
+from eyas.envs.pool import EnvPool, LocalPool, make_pool
 from eyas.errors import EnvironmentFailure, EyasError
+from eyas.interface.history import PastStep, Shown
 from eyas.rollouts.actors import Actor, Decision, Turn
+from eyas.rollouts.encoding import decode_action, decode_completion, encode_action, encode_completion
 from eyas.rollouts.task import Task
 from eyas.seeding import Split, derive_seed, environment_seed, generator
 from eyas.types import (
+    Completion,
     ExecutedBy,
+    ExpertMove,
     FailureEffect,
     ImagePart,
     ImageStore,
@@ -36,24 +40,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Slot:
-    """One environment and the episode that it plays."""
+class Running:
+    """The episode that a slot plays."""
 
-    index: int
+    slot: int
     task_index: int
-    env: gym.Env
-    episode: int = -1
-    group: int = -1
-    seed: int = 0
-    observation: Any = None
+    episode: int
+    group: int
+    seed: int
     info: Mapping[str, Any] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
+    legal_actions: tuple[Any, ...] | None = None
+    expert_move: ExpertMove | None = None
+    messages: tuple[Message, ...] = ()  # the prompt of the next step
+    shown: Shown | None = None  # what it shows of the last observation
+    past: list[PastStep] = field(default_factory=list)  # of the whole episode
     actions: list[Any] = field(default_factory=list)  # of the whole episode; None where the environment was not stepped
     steps: list[Step] = field(default_factory=list)  # since the last cut
     return_before: float = 0.0
     fallbacks_before: int = 0
     parse_failures: int = 0
-    is_active: bool = False
+    step: Step | None = None  # whose outcome the environment has not told yet
 
 
 class Collector:
@@ -61,6 +67,7 @@ class Collector:
 
     def __init__(
         self,
+        actor: Actor,
         tasks: Sequence[Task],
         images: ImageStore,
         run_seed: int,
@@ -69,75 +76,107 @@ class Collector:
         group_size: int = 1,
         max_failures_in_a_row: int = 5,
         first_episode: int = 0,
+        workers: WorkersConfig = WorkersConfig(),  # noqa: B008  (frozen)
     ):
+        self.actor = actor
         self.tasks = tasks
         self.images = images
         self.run_seed = run_seed
         self.split = split
+        self.num_envs = num_envs
         self.group_size = group_size
         self.max_failures_in_a_row = max_failures_in_a_row
-        self.slots: list[Slot | None] = [None] * num_envs
-        self.next_episode = first_episode
+        self.first_episode = first_episode
+        self.next_episode = first_episode  # of `episodes`, for the caller to count
         self.env_failures = 0  # since the last call
         self.lost_episodes: list[int] = []  # in the last call
-        self._failures_in_a_row = [0] * num_envs  # of each slot: in lock-step many may fail before any episode ends
+        self.pool: EnvPool = make_pool(
+            [EnvSource(t.make_env, t.interface.renders, t.expert if actor.asks_expert else None) for t in tasks],
+            workers.count,
+            workers.reset_timeout_s,
+            workers.step_timeout_s,
+        )
+        self._running: dict[int, Running] = {}  # slot -> the episode that it plays
+        self._pending: set[int] = set()  # slots whose environment works
+        self._begun = [0] * num_envs  # episodes that each slot began in `steps`
+        self._failures_in_a_row = [0] * num_envs  # of each slot: many may fail before any episode ends
+        self._starts: dict[int, tuple[Message, ...]] = {}  # group -> how its first episode began
         self._done: list[Trajectory] = []
 
     # ------------------------------------------------------------------------------------- the two ways to collect
 
-    def episodes(
-        self, actor: Actor, episodes: Sequence[int], on_step: Callable[[int], None] | None = None
-    ) -> list[Trajectory]:
+    def episodes(self, episodes: Sequence[int], on_step: Callable[[int], None] | None = None) -> list[Trajectory]:
         """Plays just these episodes to their ends. Lost ones are left out and named in `lost_episodes`."""
         self._begin()
         waiting = list(reversed(episodes))
-        while waiting or any(s and s.is_active for s in self.slots):
-            for index in range(len(self.slots)):
-                while waiting and not self._is_active(index):
-                    self._start(index, waiting.pop())
-            self._advance(actor)
+
+        def next_of(slot: int) -> int | None:
+            return waiting.pop() if waiting else None
+
+        def on_decisions(slots: Sequence[int]) -> None:
             if on_step:
                 on_step(len(self._done))
+
+        self._play(next_of, lambda slot: True, on_decisions)
         return self._finish()
 
-    def steps(self, actor: Actor, steps_per_env: int) -> list[Trajectory]:
+    def steps(self, steps_per_env: int) -> list[Trajectory]:
         """Steps every environment this often. Episodes that still run are cut, and go on in the next call."""
         self._begin()
-        for _ in range(steps_per_env):
-            for index in range(len(self.slots)):
-                while not self._is_active(index):
-                    self._start(index, self.next_episode)
-                    self.next_episode += 1
-            self._advance(actor)
-        for slot in self.slots:
-            if slot and slot.is_active and slot.steps:
-                if actor.fits(self.tasks[slot.task_index].interface, slot.messages):
-                    self._close(slot, StopReason.CUT)
-                else:
-                    self._overflow(slot)
+        left = [steps_per_env] * self.num_envs
+
+        def next_of(slot: int) -> int | None:
+            if not left[slot]:
+                return None
+            self._begun[slot] += 1
+            return self.first_episode + (self._begun[slot] - 1) * self.num_envs + slot
+
+        def on_decisions(slots: Sequence[int]) -> None:
+            for slot in slots:
+                left[slot] -= 1
+
+        self._play(next_of, lambda slot: left[slot] > 0, on_decisions)
+        for running in list(self._running.values()):
+            if running.steps:
+                self._close(running, StopReason.CUT)
         return self._finish()
 
+    def _play(
+        self,
+        next_of: Callable[[int], int | None],
+        goes_on: Callable[[int], bool],
+        on_decisions: Callable[[Sequence[int]], None],
+    ) -> None:
+        """Until no slot has anything left to play. `next_of` names a free slot's next episode, None where there is none."""
+        while True:
+            self._fill(next_of)
+            ready = [s for s in sorted(self._running) if s not in self._pending and goes_on(s)]
+            if self._pending and (isinstance(self.pool, LocalPool) or len(ready) < len(self._pending)):
+                self._take_answers()
+            elif ready:
+                self._decide([self._running[s] for s in ready])
+                on_decisions(ready)
+            else:
+                return
+
     def close(self) -> None:
-        for slot in self.slots:
-            if slot:
-                slot.env.close()
-        self.slots = [None] * len(self.slots)
+        self.pool.close()
+        self._running, self._pending = {}, set()
 
     def image_hashes(self, episodes_below: int = 0) -> set[str]:
         """The pictures that running episodes show, and those of finished episodes with a lower number."""
-        prompts = [s.messages for s in self.slots if s and s.is_active]
+        prompts = [r.messages for r in self._running.values()]
         prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
-        return {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
+        hashes = {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
+        looked_back_at = [p for r in self._running.values() if self._interface(r).history.depth for p in r.past]
+        return hashes | {p.image_hash for step in looked_back_at for p in step.shown.pictures}
 
     def _begin(self) -> None:
         self._done, self.env_failures, self.lost_episodes = [], 0, []
+        self._starts.clear()
 
     def _finish(self) -> list[Trajectory]:
         return sorted(self._done, key=lambda t: (t.episode, t.first_step))
-
-    def _is_active(self, index: int) -> bool:
-        slot = self.slots[index]
-        return slot is not None and slot.is_active
 
     # ------------------------------------------------------------------------------------- one episode
 
@@ -149,187 +188,214 @@ class Collector:
             generator("task", self.run_seed, int(self.split), group).choice(len(weights), p=weights / weights.sum())
         )
 
-    def _start(self, index: int, episode: int) -> None:
-        """Begins an episode in a slot; where the environment fails, the episode is lost and the slot stays idle."""
+    def _fill(self, next_of: Callable[[int], int | None]) -> None:
+        for slot in range(self.num_envs):
+            if slot not in self._running:
+                episode = next_of(slot)
+                if episode is not None:
+                    self._start(slot, episode)
+
+    def _start(self, slot: int, episode: int) -> None:
         group = episode // self.group_size
         task_index = self._task_of(group)
-        slot = self.slots[index]
-        try:
-            if slot is None or slot.task_index != task_index:
-                if slot:
-                    slot.env.close()
-                self.slots[index] = slot = Slot(index, task_index, self.tasks[task_index].make_env())
-            seed = environment_seed(self.run_seed, self.split, group)
-            slot = self.slots[index] = Slot(index, task_index, slot.env, episode, group, seed, is_active=True)
-            slot.observation, slot.info = slot.env.reset(seed=seed)
-            self._render(slot)
-        except EyasError:
-            raise
-        except Exception as error:
-            self._lose(index, episode, error)
+        seed = environment_seed(self.run_seed, self.split, group)
+        self._running[slot] = Running(slot, task_index, episode, group, seed)
+        self._pending.add(slot)
+        self.pool.start(slot, task_index, seed)
 
-    def _render(self, slot: Slot) -> None:
-        interface = self.tasks[slot.task_index].interface
-        frame = slot.env.render() if interface.image_source == "render" else None
-        slot.messages = interface.render(slot.observation, slot.info, frame, self.images)  # type: ignore[arg-type]
-
-    def _lose(self, index: int, episode: int, error: Exception) -> None:
-        """Drops an episode whose environment raised, and its environment with it. It never becomes a reward."""
-        slot = self.slots[index]
-        self.slots[index] = None
-        self.env_failures += 1
-        self.lost_episodes.append(episode)
-        self._failures_in_a_row[index] += 1
-        log.warning("episode %d was lost, its environment raised %r", episode, error)
-        if slot:
+    def _take_answers(self) -> None:
+        for slot, answer in self.pool.answers():
+            self._pending.discard(slot)
+            running = self._running[slot]
+            if isinstance(answer, EnvError):
+                self._lose(running, answer)
+                continue
             try:
-                slot.env.close()
-            except Exception as closing:
-                log.warning("closing the failed environment raised %r", closing)
-        if self._failures_in_a_row[index] >= self.max_failures_in_a_row:
-            raise EnvironmentFailure(
-                f"{self._failures_in_a_row[index]} environment failures in a row; the last:\n"
-                + "".join(traceback.format_exception(error))
-            ) from error
+                reason = self._take(running, answer)
+            except ValueError as error:  # what cannot be shown, or legal actions that are none of the space's
+                self._lose(running, EnvError("raised", f"{type(error).__name__}: {error}", str(error)))
+                continue
+            if reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
+                self._close(running, reason)
+            elif not self.actor.fits(self._interface(running), running.messages):
+                self._overflow(running)
 
-    def _close(self, slot: Slot, reason: StopReason) -> None:
+    def _take(self, running: Running, outcome: EnvOutcome) -> StopReason | None:
+        """What a reset or a step led to. Returns why the episode ended, where it did."""
+        running.info, running.expert_move = outcome.info, outcome.expert_move
+        step, running.step = running.step, None
+        if step is not None:
+            step.reward = RewardBreakdown(
+                {**step.reward.terms, "environment": outcome.reward}, step.reward.environment_scale
+            )
+            self._add(running, step)
+        if not outcome.terminated:  # nothing is decided, nor bootstrapped, after the end
+            interface = self._interface(running)
+            shown = interface.observe(outcome.observation, outcome.info, outcome.frame, self.images)
+            running.legal_actions = interface.legal_actions(outcome.info)
+            self._show(running, shown)
+            if step is None:
+                self._check_group(running)
+        if outcome.terminated:
+            return StopReason.TERMINATED
+        return StopReason.TRUNCATED if outcome.truncated else None
+
+    def _show(self, running: Running, shown: Shown) -> None:
+        """Makes the prompt of the next step."""
+        interface = self._interface(running)
+        running.messages = interface.prompt(running.past, running.messages, shown, self.images)
+        running.shown = shown
+
+    def _check_group(self, running: Running) -> None:
+        """The episodes of a group share their seed, so they have to begin alike: what is learned compares them."""
+        if self.group_size > 1 and self._starts.setdefault(running.group, running.messages) != running.messages:
+            raise EyasError(
+                f"two episodes of {self.tasks[running.task_index].env_id or 'the task'} with seed {running.seed} began "
+                "differently: reset(seed=...) has to decide the start (type `eyas env check ID`), or use groups of one"
+            )
+
+    def _lose(self, running: Running, error: EnvError) -> None:
+        """Drops an episode whose environment failed. It never becomes a reward."""
+        slot = running.slot
+        del self._running[slot]
+        self.env_failures += 1
+        self.lost_episodes.append(running.episode)
+        self._failures_in_a_row[slot] += 1
+        log.warning("episode %d was lost, its environment %s: %s", running.episode, error.kind, error.message)
+        if self._failures_in_a_row[slot] >= self.max_failures_in_a_row:
+            raise EnvironmentFailure(
+                f"{self._failures_in_a_row[slot]} environment failures in a row; the last ({error.kind}):\n"
+                + (error.traceback or error.message)
+            )
+
+    def _close(self, running: Running, reason: StopReason) -> None:
         """Records what the slot saw since the last cut as a trajectory."""
-        task = self.tasks[slot.task_index]
+        task = self.tasks[running.task_index]
         is_over = reason is not StopReason.CUT
-        success, progress = slot.info.get("success"), slot.info.get("progress")
+        progress = running.info.get("progress")
         trajectory = Trajectory(
-            task=slot.task_index,
-            episode=slot.episode,
-            seed=slot.seed,
-            steps=slot.steps,
+            task=running.task_index,
+            episode=running.episode,
+            seed=running.seed,
+            steps=running.steps,
             stop_reason=reason,
-            final_messages=slot.messages if reason.is_bootstrapped else None,
-            group=slot.group,
-            success=(bool(success) if success is not None else self._default_success(reason)) if is_over else None,
+            final_messages=running.messages if reason.is_bootstrapped else None,
+            group=running.group,
             progress=float(progress) if is_over and progress is not None else None,
-            first_step=len(slot.actions) - len(slot.steps),
-            return_before=slot.return_before,
-            fallbacks_before=slot.fallbacks_before,
+            first_step=len(running.actions) - len(running.steps),
+            return_before=running.return_before,
+            fallbacks_before=running.fallbacks_before,
         )
+        if is_over:
+            trajectory.success = self._success(task, running.info, trajectory)
         for reward, coefficient in task.rewards:
             for step, value in zip(trajectory.steps, reward(trajectory), strict=True):
                 terms = dict(step.reward.terms) | {reward.name: coefficient * value}
                 step.reward = RewardBreakdown(terms, step.reward.environment_scale)
         self._done.append(trajectory)
-        slot.return_before, slot.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
-        slot.steps = []
-        slot.is_active = not is_over
-        self._failures_in_a_row[slot.index] = 0
+        running.return_before, running.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
+        running.steps = []
+        if is_over:
+            del self._running[running.slot]
+        self._failures_in_a_row[running.slot] = 0
 
     @staticmethod
-    def _default_success(reason: StopReason) -> bool | None:
-        """An episode that ends outside the environment did not succeed; else the task alone can say."""
-        return False if reason in (StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW) else None
+    def _success(task: Task, info: Mapping[str, Any], trajectory: Trajectory) -> bool | None:
+        """What the environment says; else what the task's return says; else that an end outside it is no success."""
+        if info.get("success") is not None:
+            return bool(info["success"])
+        if task.success_return is not None:
+            return trajectory.total_return >= task.success_return
+        is_outside = trajectory.stop_reason in (StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW)
+        return False if is_outside else None
 
-    # ------------------------------------------------------------------------------------- one step of every slot
+    # ------------------------------------------------------------------------------------- one step of some slots
 
-    def _advance(self, actor: Actor) -> None:
-        waiting = []
-        for index, slot in enumerate(self.slots):
-            if slot is None or not slot.is_active:
-                continue
-            if actor.fits(self.tasks[slot.task_index].interface, slot.messages):
-                waiting.append((index, slot))
-            else:
-                self._overflow(slot)
-        turns = [self._turn(slot) for _, slot in waiting]
-        for (index, slot), decision in zip(waiting, actor.decide(turns) if turns else [], strict=True):
-            try:
-                reason = self._apply(slot, decision)
-            except EyasError:
-                raise
-            except Exception as error:
-                self._lose(index, slot.episode, error)
-                continue
-            if reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
-                self._close(slot, reason)
+    def _interface(self, running: Running) -> Any:
+        return self.tasks[running.task_index].interface
 
-    def _overflow(self, slot: Slot) -> None:
-        if not slot.steps:
+    def _overflow(self, running: Running) -> None:
+        if not running.steps:
             raise EyasError(
-                f"the prompt of {self.tasks[slot.task_index].env_id or 'the task'} does not fit into the model's context: "
+                f"the prompt of {self.tasks[running.task_index].env_id or 'the task'} does not fit into the model's context: "
                 "shorten the task text, lower max_new_tokens, or take a model with a longer context"
             )
-        slot.messages = slot.steps[-1].messages  # the last prompt that the critic can read
-        self._close(slot, StopReason.CONTEXT_OVERFLOW)
+        running.messages = running.steps[-1].messages  # the last prompt that the critic can read
+        self._close(running, StopReason.CONTEXT_OVERFLOW)
 
-    def _legal_actions(self, slot: Slot) -> tuple[int, ...]:
-        legal = slot.info.get("legal_actions")
-        if legal is not None:
-            return tuple(int(a) for a in legal)
-        space = slot.env.action_space
-        assert isinstance(space, spaces.Discrete)
-        return tuple(range(int(space.start), int(space.start + space.n)))
+    def _seed(self, purpose: str, running: Running) -> int:
+        return derive_seed(purpose, self.run_seed, int(self.split), running.episode, len(running.actions))
 
-    def _seed(self, purpose: str, slot: Slot) -> int:
-        return derive_seed(purpose, self.run_seed, int(self.split), slot.episode, len(slot.actions))
+    def _decide(self, ready: Sequence[Running]) -> None:
+        turns = [
+            Turn(
+                self._interface(r),
+                r.messages,
+                r.legal_actions,
+                self._seed("turn", r),
+                r.expert_move,
+            )
+            for r in ready
+        ]
+        for running, turn, decision in zip(ready, turns, self.actor.decide(turns), strict=True):
+            self._apply(running, turn, decision)
 
-    def _turn(self, slot: Slot) -> Turn:
-        interface = self.tasks[slot.task_index].interface
-        return Turn(slot.env.unwrapped, interface, slot.messages, self._legal_actions(slot), self._seed("turn", slot))
-
-    def _apply(self, slot: Slot, decision: Decision) -> StopReason | None:
-        """Executes a decision, or the configured effect of a parse failure, and records the step.
-
-        Returns why the episode ended, where it did. Raises what the environment raises, and ValueError for a reward
-        that is not finite.
-        """
-        task = self.tasks[slot.task_index]
-        legal = self._legal_actions(slot)
-        messages, facts = slot.messages, dict(slot.info.get("facts") or {})  # environments reuse their info
+    def _apply(self, running: Running, turn: Turn, decision: Decision) -> None:
+        """Hands a decision to the environment, or the configured effect of a parse failure."""
+        task, interface = self.tasks[running.task_index], turn.interface
         if isinstance(decision.parse, ParsedAction):
             action, effect = decision.parse.action, None
         else:
-            effect = task.interface.on_parse_failure
-            action = self._fallback_action(slot, effect, legal)
-        terminated = truncated = False
+            effect = interface.on_parse_failure
+            action = self._fallback_action(running, effect, turn)
         terms = {"environment": 0.0}
-        if action is not None:
-            slot.observation, reward, terminated, truncated, slot.info = slot.env.step(action)
-            terms["environment"] = float(reward)
-            if not math.isfinite(terms["environment"]):
-                raise ValueError(f"the environment's reward for action {action} is {reward}: it must be finite")
-            if not terminated:  # nothing is decided, nor bootstrapped, after the end
-                self._render(slot)
         if effect in (FailureEffect.PENALTY, FailureEffect.END):
-            terms["parse_failure"] = task.interface.parse_failure_penalty
-        slot.parse_failures += effect is not None
-        slot.actions.append(action)
-        slot.steps.append(
-            Step(
-                messages=messages,
-                completion=decision.completion,
-                parse=decision.parse,
-                action=action,
-                executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
-                reward=RewardBreakdown(terms, task.reward_scale),
-                facts=facts,
-                legal_actions=legal,
-                action_name=None if action is None else task.interface.name_of(action),
-            )
+            terms["parse_failure"] = interface.parse_failure_penalty
+        running.parse_failures += effect is not None
+        step = Step(
+            messages=running.messages,
+            completion=decision.completion,
+            parse=decision.parse,
+            action=action,
+            executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
+            reward=RewardBreakdown(terms, task.reward_scale),
+            facts=dict(running.info.get("facts") or {}),  # environments reuse their info
+            legal_actions=None if turn.legal_actions is None else tuple(turn.legal_actions),
+            action_name=None if action is None else interface.name_of(action),
         )
-        return self._stop_reason(slot, effect, terminated, truncated)
+        if action is not None:
+            running.step = step
+            self._pending.add(running.slot)
+            self.pool.step(running.slot, interface.moves(action))
+            return
+        self._add(running, step)
+        limit = interface.max_parse_failures
+        if effect is FailureEffect.END or running.parse_failures >= limit:
+            self._close(running, StopReason.PARSE_FAILURE)
+            return
+        assert running.shown is not None
+        self._show(running, running.shown)  # the same observation once more
+        if not self.actor.fits(interface, running.messages):
+            self._overflow(running)
 
-    def _fallback_action(self, slot: Slot, effect: FailureEffect, legal: Sequence[int]) -> int | None:
+    def _add(self, running: Running, step: Step) -> None:
+        running.steps.append(step)
+        self._remember(running, step.completion, step.action)
+
+    def _remember(self, running: Running, completion: Completion, action: Any) -> None:
+        """What later prompts may show of a step; no more of it than the history looks back."""
+        assert running.shown is not None
+        interface = self._interface(running)
+        running.actions.append(action)
+        name = None if action is None else interface.name_of(action)
+        running.past.append(PastStep(running.shown, completion, name))
+        depth = interface.history.depth
+        if depth is not None:
+            del running.past[: max(0, len(running.past) - depth)]
+
+    def _fallback_action(self, running: Running, effect: FailureEffect, turn: Turn) -> Any:
         if effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY):
-            return int(generator(self._seed("fallback", slot)).choice(legal))
-        return None
-
-    def _stop_reason(
-        self, slot: Slot, effect: FailureEffect | None, terminated: bool, truncated: bool
-    ) -> StopReason | None:
-        if terminated:
-            return StopReason.TERMINATED
-        if truncated:
-            return StopReason.TRUNCATED
-        limit = self.tasks[slot.task_index].interface.max_parse_failures
-        if effect is FailureEffect.END or (effect is FailureEffect.NOOP and slot.parse_failures >= limit):
-            return StopReason.PARSE_FAILURE
+            return turn.interface.random_action(generator(self._seed("fallback", running)), turn.legal_actions)
         return None
 
     # ------------------------------------------------------------------------------------- resuming
@@ -337,30 +403,53 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: running episodes are replayed from their seeds and actions."""
         running = [
-            (i, s.episode, list(s.actions), s.return_before, s.fallbacks_before, s.parse_failures)
-            for i, s in enumerate(self.slots)
-            if s and s.is_active
+            {
+                "slot": r.slot,
+                "episode": r.episode,
+                "actions": [encode_action(a) for a in r.actions],
+                # in a conversation, what the model wrote belongs to the prompts to come
+                "completions": [encode_completion(m.completion) for m in r.messages if m.completion is not None],
+                "return_before": r.return_before,
+                "fallbacks_before": r.fallbacks_before,
+                "parse_failures": r.parse_failures,
+            }
+            for r in self._running.values()
         ]
-        return {"next_episode": self.next_episode, "running": running}
+        return {"next_episode": self.next_episode, "begun": list(self._begun), "running": running}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.next_episode = state["next_episode"]
-        for index, episode, actions, return_before, fallbacks_before, parse_failures in state["running"]:
-            self._start(index, episode)
-            slot = self.slots[index]
-            if slot is None:
-                continue
-            try:
-                self._replay(slot, actions)
-            except Exception as error:
-                self._lose(index, episode, error)
-                continue
-            slot.return_before, slot.fallbacks_before = return_before, fallbacks_before
-            slot.parse_failures = parse_failures
+        self.next_episode, self._begun = state["next_episode"], list(state["begun"])
+        for told in state["running"]:
+            self._start(told["slot"], told["episode"])
+        waiting = {told["slot"]: told for told in state["running"]}
+        while self._pending:
+            for slot, answer in self.pool.answers():
+                self._pending.discard(slot)
+                self._replay(self._running[slot], answer, waiting[slot])
 
-    def _replay(self, slot: Slot, actions: Sequence[Any]) -> None:
-        for action in actions:
-            slot.actions.append(action)
+    def _replay(self, running: Running, answer: EnvOutcome | EnvError, told: Mapping[str, Any]) -> None:
+        """Takes one outcome of an episode that is played again, and plays its next action."""
+        if isinstance(answer, EnvError):
+            self._lose(running, answer)
+            return
+        if answer.has_ended:  # a running episode had not
+            message = "the episode ended before the record does: the environment does not repeat itself"
+            self._lose(running, EnvError("raised", message))
+            return
+        interface = self._interface(running)
+        running.info, running.expert_move = answer.info, answer.expert_move
+        shown = interface.observe(answer.observation, answer.info, answer.frame, self.images)
+        running.legal_actions = interface.legal_actions(answer.info)
+        self._show(running, shown)
+        while len(running.actions) < len(told["actions"]):
+            index = len(running.actions)
+            action = decode_action(told["actions"][index])
+            written = decode_completion(told["completions"][index]) if told["completions"] else Completion("")
+            self._remember(running, written, action)
             if action is not None:
-                slot.observation, _, _, _, slot.info = slot.env.step(action)
-        self._render(slot)
+                self._pending.add(running.slot)
+                self.pool.step(running.slot, interface.moves(action))
+                return
+            self._show(running, shown)
+        running.return_before, running.fallbacks_before = told["return_before"], told["fallbacks_before"]
+        running.parse_failures = told["parse_failures"]

@@ -13,6 +13,7 @@ import numpy as np
 from eyas.errors import DatasetError
 from eyas.rollouts.tables import Row
 from eyas.types import (
+    ActionScores,
     Completion,
     ExecutedBy,
     FailureReason,
@@ -84,7 +85,8 @@ def decode_action(encoded: Any) -> Any:
 # ----------------------------------------------------------------------------------------------- prompts
 
 
-def _encode_completion(completion: Completion, earlier: Sequence[Completion]) -> Any:
+def encode_completion(completion: Completion, earlier: Sequence[Completion] = ()) -> Any:
+    """JSON form: the whole of it, or the index of an earlier step that it is the completion of."""
     for index in range(len(earlier) - 1, -1, -1):
         if earlier[index] is completion:
             return index
@@ -95,10 +97,12 @@ def _encode_completion(completion: Completion, earlier: Sequence[Completion]) ->
         "sampling_logprobs": None if logprobs is None else logprobs.tolist(),
         "finish_reason": completion.finish_reason.value,
         "policy_version": completion.policy_version,
+        "scores": _encode_scores(completion.scores),
     }
 
 
-def _decode_completion(encoded: Any, earlier: Sequence[Completion]) -> Completion:
+def decode_completion(encoded: Any, earlier: Sequence[Completion] = ()) -> Completion:
+    """The inverse of `encode_completion`."""
     if isinstance(encoded, int):
         return earlier[encoded]
     ids, logprobs = encoded["token_ids"], encoded["sampling_logprobs"]
@@ -108,6 +112,32 @@ def _decode_completion(encoded: Any, earlier: Sequence[Completion]) -> Completio
         sampling_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
         finish_reason=FinishReason(encoded["finish_reason"]),
         policy_version=encoded["policy_version"],
+        scores=_decode_scores(encoded["scores"]),
+    )
+
+
+def _encode_scores(scores: ActionScores | None) -> Any:
+    if scores is None:
+        return None
+    candidates = [ids.tolist() for ids in scores.candidates]
+    return {
+        "start": scores.start,
+        "candidates": candidates,
+        "logprobs": scores.logprobs.tolist(),
+        "chosen": scores.chosen,
+        "is_per_token": scores.is_per_token,
+    }
+
+
+def _decode_scores(encoded: Any) -> ActionScores | None:
+    if encoded is None:
+        return None
+    return ActionScores(
+        start=encoded["start"],
+        candidates=tuple(np.array(ids, np.int32) for ids in encoded["candidates"]),
+        logprobs=np.array(encoded["logprobs"], np.float32),
+        chosen=encoded["chosen"],
+        is_per_token=encoded["is_per_token"],
     )
 
 
@@ -115,13 +145,13 @@ def _encode_message(message: Message, earlier: Sequence[Completion]) -> dict[str
     parts = [{"image": p.image_hash} if isinstance(p, ImagePart) else {"text": p.text} for p in message.parts]
     encoded = {"role": message.role, "parts": parts}
     if message.completion is not None:
-        encoded["completion"] = _encode_completion(message.completion, earlier)
+        encoded["completion"] = encode_completion(message.completion, earlier)
     return encoded
 
 
 def _decode_message(encoded: Mapping[str, Any], earlier: Sequence[Completion]) -> Message:
     parts = tuple(ImagePart(p["image"]) if "image" in p else TextPart(p["text"]) for p in encoded["parts"])
-    completion = _decode_completion(encoded["completion"], earlier) if "completion" in encoded else None
+    completion = decode_completion(encoded["completion"], earlier) if "completion" in encoded else None
     return Message(encoded["role"], parts, completion)
 
 
@@ -217,6 +247,7 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
         "sampling_logprobs": completion.sampling_logprobs,
         "finish_reason": completion.finish_reason.value,
         "policy_version": completion.policy_version,
+        "scores": None if completion.scores is None else json.dumps(_encode_scores(completion.scores)),
         **_encode_parse(step),
         "action": json.dumps(encode_action(step.action)),
         "executed_name": step.action_name,
@@ -225,7 +256,9 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
         "environment_scale": step.reward.environment_scale,
         "reward_total": step.reward.total,
         "facts_truth": json.dumps(dict(step.facts)),
-        "legal_actions": None if step.legal_actions is None else [int(a) for a in step.legal_actions],
+        "legal_actions": json.dumps(
+            None if step.legal_actions is None else [encode_action(a) for a in step.legal_actions]
+        ),
         "value": step.value,
         "advantage": step.advantage,
     }
@@ -240,6 +273,7 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
             sampling_logprobs=row["sampling_logprobs"],
             finish_reason=FinishReason(row["finish_reason"]),
             policy_version=row["policy_version"],
+            scores=None if row["scores"] is None else _decode_scores(json.loads(row["scores"])),
         ),
         parse=_decode_parse(row),
         action=decode_action(json.loads(row["action"])),
@@ -247,10 +281,15 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         executed_by=ExecutedBy(row["executed_by"]),
         reward=RewardBreakdown(json.loads(row["reward_terms"]), row["environment_scale"]),
         facts=json.loads(row["facts_truth"]),
-        legal_actions=None if row["legal_actions"] is None else tuple(row["legal_actions"]),
+        legal_actions=_decode_legal(row["legal_actions"]),
         value=row["value"],
         advantage=row["advantage"],
     )
+
+
+def _decode_legal(encoded: str) -> tuple[Any, ...] | None:
+    legal = json.loads(encoded)
+    return None if legal is None else tuple(decode_action(a) for a in legal)
 
 
 def _encode_parse(step: Step) -> Row:

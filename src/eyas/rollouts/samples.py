@@ -1,43 +1,67 @@
-"""Trajectories to training samples: values first, then token ids, spans and rewards."""
+"""Trajectories to training samples: token ids, spans and rewards, then the critic's values.
+
+The steps of a trajectory share one sample as long as each prompt continues the last step's prompt and completion exactly:
+token ids and pictures. Where that breaks (no history, an older picture left out, a template that rewrites what was said),
+a new sample starts. A whole conversation and one prompt a step are the same code.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from eyas.batch import SampleStep, TrainingSample, first_token_beyond
+from eyas.batch import Candidates, SampleStep, TrainingSample, first_token_beyond
 from eyas.errors import DatasetError
-from eyas.models.adapter import VisionLanguageModel
+from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.policy import Policy
-from eyas.types import ImageStore, Message, Step, Trajectory
+from eyas.types import Completion, ImageStore, Message, Step, Trajectory
 
 
-def annotate(policy: Policy, trajectories: Sequence[Trajectory]) -> None:
-    """Fills each step's value, and the value after the last step: 0 where the episode truly ended."""
-    cut = [t for t in trajectories if t.stop_reason.is_bootstrapped]
-    prompts: list[Sequence[Message]] = [s.messages for t in trajectories for s in t.steps]
-    for trajectory in cut:
-        if trajectory.final_messages is None:
-            raise ValueError(f"episode {trajectory.episode} was {trajectory.stop_reason} without a final observation")
-        prompts.append(trajectory.final_messages)
-    values = iter(policy.values(prompts).tolist() if prompts else [])
-    for trajectory in trajectories:
-        for step in trajectory.steps:
-            step.value = next(values)
-        trajectory.final_value = 0.0
-    for trajectory in cut:
-        trajectory.final_value = next(values)
+class _Merger:
+    """Adds steps to the sample that they continue, or begins another one."""
+
+    def __init__(self, model: VisionLanguageModel, images: ImageStore, trajectory: int):
+        self.model, self.images, self.trajectory = model, images, trajectory
+        self.samples: list[TrainingSample] = []
+
+    def add(self, step: Step, ids: np.ndarray, is_target: bool = True, is_sampled: bool = False) -> SampleStep:
+        """`ids` are the completion's. A step that is no target is only part of what later ones see."""
+        prompt = self.model.encode(step.messages, self.images)
+        if not self.samples or not continues(self.samples[-1], prompt):
+            self.samples.append(TrainingSample(prompt.ids, prompt.image_hashes, (), trajectory=self.trajectory))
+        sample, start = self.samples[-1], len(prompt.ids)
+        sample.ids, sample.image_hashes = np.concatenate([prompt.ids, ids]), prompt.image_hashes
+        span = SampleStep(start, start + self._action_start(step, ids, is_sampled), start + len(ids))
+        if is_target:
+            sample.steps = (*sample.steps, span)
+        return span
+
+    def _action_start(self, step: Step, ids: np.ndarray, is_sampled: bool) -> int:
+        if is_sampled and step.completion.scores is not None:
+            return step.completion.scores.start
+        return first_token_beyond(ids, step.parse.action_start, self.model.decode)
+
+
+def continues(sample: TrainingSample, prompt: EncodedPrompt) -> bool:
+    """Whether a prompt begins with all of a sample: its token ids, and its pictures in the same places."""
+    count = len(sample.image_hashes)
+    return prompt.image_hashes[:count] == sample.image_hashes and np.array_equal(
+        prompt.ids[: len(sample.ids)], sample.ids
+    )
 
 
 def build_samples(
     trajectories: Sequence[Trajectory], model: VisionLanguageModel, images: ImageStore
 ) -> list[TrainingSample]:
-    """One sample a step, on the sampled token ids: text is never tokenised again here.
+    """Samples of the sampled token ids: text is never tokenised again here.
 
     Raises DatasetError for a completion without token ids or log-probs (an expert's, a person's): such steps serve
     supervision only.
     """
-    samples = []
+    samples: list[TrainingSample] = []
     for index, trajectory in enumerate(trajectories):
+        merger = _Merger(model, images, index)
+        logprobs: dict[int, list[np.ndarray]] = {}
         for position, step in enumerate(trajectory.steps):
             completion = step.completion
             if completion.token_ids is None or completion.sampling_logprobs is None:
@@ -45,31 +69,78 @@ def build_samples(
                     f"step {position} of episode {trajectory.episode} has no sampled token ids and log-probs "
                     "(was it played by an expert or a person?): use an sft stage for such data"
                 )
-            is_last = position == len(trajectory.steps) - 1
-            sample = _sample(step.messages, completion.token_ids, step, model, images)
-            sample.trajectory, sample.sampling_logprobs = index, completion.sampling_logprobs
-            span = sample.steps[0]
-            span.reward, span.value = step.reward.total, step.value or 0.0
-            span.next_value = trajectory.final_value if is_last else None
-            samples.append(sample)
+            span = merger.add(step, completion.token_ids.astype(np.int64), is_sampled=True)
+            span.candidates = _candidates(completion)
+            span.reward = step.reward.total
+            logprobs.setdefault(len(merger.samples) - 1, []).append(_of_elements(completion))
+        for place, sample in enumerate(merger.samples):
+            sample.sampling_logprobs = np.concatenate(logprobs[place])
+        samples += merger.samples
     return samples
 
 
-def supervised_sample(
-    messages: Sequence[Message], text: str, step: Step, model: VisionLanguageModel, images: ImageStore
-) -> TrainingSample:
-    """A target of supervision: its text is tokenised once, here, and ends with the end-of-turn token."""
-    return _sample(messages, model.encode_text(text), step, model, images)
+def _candidates(completion: Completion) -> Candidates | None:
+    scores = completion.scores
+    return None if scores is None else Candidates(scores.candidates, scores.chosen, scores.is_per_token)
 
 
-def _sample(
-    messages: Sequence[Message], ids: np.ndarray, step: Step, model: VisionLanguageModel, images: ImageStore
-) -> TrainingSample:
-    prompt = model.encode(messages, images)
-    start, end = len(prompt.ids), len(prompt.ids) + len(ids)
-    action = first_token_beyond(ids, step.parse.action_start, model.decode)
-    return TrainingSample(
-        ids=np.concatenate([prompt.ids, ids.astype(np.int64)]),
-        image_hashes=prompt.image_hashes,
-        steps=(SampleStep(start, start + action, end),),
-    )
+def _of_elements(completion: Completion) -> np.ndarray:
+    """Log-probs of what a loss weighs: each token, or the thought's tokens and the chosen action as one."""
+    logprobs, scores = completion.sampling_logprobs, completion.scores
+    assert logprobs is not None
+    if scores is None:
+        return logprobs
+    return np.append(logprobs[: scores.start], scores.logprobs[scores.chosen]).astype(np.float32)
+
+
+def annotate(policy: Policy, trajectories: Sequence[Trajectory], samples: Sequence[TrainingSample]) -> None:
+    """Fills each step's value, and the value after each trajectory's last step: 0 where the episode truly ended.
+
+    A final prompt that continues its trajectory's last sample is read together with it.
+    """
+    texts = [EncodedPrompt(s.ids[: s.steps[-1].start], s.image_hashes) for s in samples]
+    columns = [[step.start - 1 for step in s.steps] for s in samples]
+    last = {s.trajectory: i for i, s in enumerate(samples)}
+    finals: dict[int, int] = {}  # trajectory -> index of the text whose last column is its final value
+    for index, trajectory in enumerate(trajectories):
+        if not trajectory.stop_reason.is_bootstrapped or index not in last:
+            continue
+        if trajectory.final_messages is None:
+            raise ValueError(f"episode {trajectory.episode} was {trajectory.stop_reason} without a final observation")
+        final = policy.model.encode(trajectory.final_messages, policy.images)
+        finals[index] = last[index] if continues(samples[last[index]], final) else len(texts)
+        if finals[index] == len(texts):
+            texts.append(final)
+            columns.append([])
+        texts[finals[index]] = final
+        columns[finals[index]].append(len(final.ids) - 1)
+    values = policy.values(texts, columns) if texts else []
+    steps = iter([step for t in trajectories for step in t.steps])
+    for sample, of_sample in zip(samples, values, strict=False):
+        for span, value in zip(sample.steps, of_sample, strict=False):
+            span.value = next(steps).value = float(value)
+    for index, trajectory in enumerate(trajectories):
+        trajectory.final_value = float(values[finals[index]][-1]) if index in finals else 0.0
+        if index in last:
+            samples[last[index]].steps[-1].next_value = trajectory.final_value
+
+
+def supervised_samples(
+    trajectory: Trajectory, model: VisionLanguageModel, images: ImageStore, index: int = 0
+) -> list[TrainingSample]:
+    """Targets of supervision: each written text, tokenised once, here, and ended with the end-of-turn token.
+
+    Recorded token ids are not used, not in earlier turns either: another model may have written them.
+    """
+    merger = _Merger(model, images, index)
+    for step in trajectory.steps:
+        as_text = replace(step, messages=tuple(_as_text(m) for m in step.messages))
+        ids = model.encode_text(step.completion.text)
+        merger.add(as_text, ids, is_target=bool(step.completion.text))
+    return [s for s in merger.samples if s.steps]
+
+
+def _as_text(message: Message) -> Message:
+    if message.completion is None or message.completion.token_ids is None:
+        return message
+    return replace(message, completion=Completion(message.completion.text))

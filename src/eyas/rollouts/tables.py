@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -38,6 +38,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("sampling_logprobs", pa.list_(pa.float32())),
         ("finish_reason", pa.string()),
         ("policy_version", pa.int64()),
+        ("scores", pa.string()),  # JSON: every action's tokens and log-prob, where the action was chosen by scoring
         ("parse_kind", pa.string()),  # "parsed" or "failure"
         ("parse_reason", pa.string()),
         ("parse_detail", pa.string()),
@@ -53,7 +54,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("environment_scale", pa.float64()),
         ("reward_total", pa.float64()),
         ("facts_truth", pa.string()),  # JSON
-        ("legal_actions", pa.list_(pa.int64())),
+        ("legal_actions", pa.string()),  # JSON; null where they cannot be listed
         ("value", pa.float64()),
         ("advantage", pa.float64()),
         # only in a trajectory's last row

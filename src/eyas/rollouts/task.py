@@ -19,3 +19,6 @@ class Task:
     expert: Expert | None = None
     env_id: str = ""
     index: int = 0  # in the run's tasks
+    success_return: float | None = (
+        None  # the return from which on an episode succeeded, where the environment does not say
+    )

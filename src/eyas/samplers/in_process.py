@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
+from eyas.samplers.scoring import OpenStep, choose_actions
 from eyas.seeding import generator
 from eyas.types import Completion, FinishReason, ImageStore, SampleRequest, StopRule
 
@@ -65,6 +66,11 @@ class _Draws:
         return ids
 
 
+def _head_of(request: SampleRequest) -> SampleRequest:
+    """What is to be sampled token by token: everything, or the head before an action that is chosen."""
+    return request if request.choice is None else replace(request, stop=request.choice.head, choice=None)
+
+
 class InProcessSampler:
     """Prompts are padded on the left; equal prompts are read once; finished rows leave the batch.
 
@@ -86,9 +92,25 @@ class InProcessSampler:
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
         """One completion a request, in order. Callers check first that it fits into the context."""
+        prompts = [self.model.encode(r.messages, self.images) for r in requests]
+        written = [i for i, r in enumerate(requests) if r.choice is None or r.choice.head is not None]
+        texts = self._texts([prompts[i] for i in written], [_head_of(requests[i]) for i in written])
+        done = dict(zip(written, texts, strict=True))
+        nothing = Completion("", policy_version=self.policy_version)
+        open_steps: dict[int, OpenStep] = {}
+        for i, request in enumerate(requests):
+            head, choice = done.setdefault(i, nothing), request.choice
+            # a head that was not completed stays as it is: there is nothing to choose after it
+            is_open = choice is not None and (choice.head is None or head.finish_reason is FinishReason.STOP)
+            if choice is not None and is_open and (words := choice.continuations(head.text)):
+                open_steps[i] = OpenStep(prompts[i], request, head, words)
+        chosen = choose_actions(self.model, self.images, list(open_steps.values()), self.max_batch)
+        done.update(zip(open_steps, chosen, strict=True))
+        return [done[i] for i in range(len(requests))]
+
+    def _texts(self, prompts: Sequence[EncodedPrompt], requests: Sequence[SampleRequest]) -> list[Completion]:
         if self._greedy_version != self.policy_version or len(self._greedy) > GREEDY_CACHE_ENTRIES:
             self._greedy, self._greedy_version = {}, self.policy_version
-        prompts = [self.model.encode(r.messages, self.images) for r in requests]
         keys = [self._greedy_key(p, r) for p, r in zip(prompts, requests, strict=True)]
         seen: set[Hashable] = set()
         todo = []

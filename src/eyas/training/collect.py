@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eyas.config import WorkersConfig
 from eyas.errors import ConfigError
 from eyas.evaluation.evaluate import play
 from eyas.evaluation.measures import rollout_metrics
@@ -26,7 +27,7 @@ def demonstrator(task: Task, policy: str, random_share: float) -> Actor:
         raise ConfigError(f"unknown demonstrator '{policy}': type expert or random")
     if task.expert is None:
         raise ConfigError(f"{task.env_id} has no expert: type random, or give an sft stage a dataset folder")
-    return ExpertActor(task.expert, random_share)
+    return ExpertActor(random_share)
 
 
 def collect_dataset(
@@ -38,6 +39,7 @@ def collect_dataset(
     episodes: range,
     about: dict[str, Any],
     on_episode: Callable[[int], None],
+    workers: WorkersConfig = WorkersConfig(),  # noqa: B008  (frozen)
 ) -> dict[str, float | None]:
     """Plays on demonstration seeds and writes the folder; `dataset.json` comes last and marks it as whole."""
     trajectories: list[Trajectory] = []
@@ -46,7 +48,14 @@ def collect_dataset(
             done = len(trajectories)
             part = episodes[start : start + EPISODES_A_FILE]
             played = play(
-                task, actor, images, seed, part, Split.DEMONSTRATION, on_episode=lambda n, d=done: on_episode(d + n)
+                task,
+                actor,
+                images,
+                seed,
+                part,
+                Split.DEMONSTRATION,
+                on_episode=lambda n, d=done: on_episode(d + n),
+                workers=workers,
             )
             name = f"episodes_{start:08d}"
             recorder.record(name, played.trajectories, stage="collect", iteration=0, env_id=task.env_id)

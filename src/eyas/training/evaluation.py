@@ -59,7 +59,8 @@ def image_hashes(trajectories: Sequence[Trajectory]) -> set[str]:
 def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
     """(policy, decoding) of each row. Scripted players have one decoding only."""
     for row in run.config.ladder_rows(stage):
-        if row == "expert" and run.tasks[stage.task].expert is None:
+        task = run.tasks[stage.task]
+        if (row == "expert" and task.expert is None) or (row == "constant" and not task.interface.constants()):
             continue
         if row in SCRIPTED:
             yield row, "sample" if row == "random" else "greedy"
@@ -70,7 +71,7 @@ def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
 def play_row(run: Run, stage: EvalStage, name: str, decoding: str) -> Played:
     task, episodes = run.tasks[stage.task], range(stage.episodes)
     actor = actor_of(run, stage, name, decoding)
-    return play(task, actor, run.images, stage.seed, episodes, keep_pictures_below=SHOWN_OF)
+    return play(task, actor, run.images, stage.seed, episodes, keep_pictures_below=SHOWN_OF, workers=run.config.workers)
 
 
 def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:
@@ -78,12 +79,9 @@ def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:
     if name == "random":
         return RandomActor()
     if name == "constant":
-        count = len(task.interface.description.action_names)
-        actions = range(task.interface.first_action, task.interface.first_action + count)
-        return ConstantActor(best_constant_action(task, run.images, stage.seed, actions))
+        return ConstantActor(best_constant_action(task, run.images, stage.seed, run.config.workers))
     if name == "expert":
-        assert task.expert is not None
-        return ExpertActor(task.expert)
+        return ExpertActor()
     run.policy.load_weights(run.checkpoint(checkpoint_name(run, stage, name)))
     return PolicyActor(run.policy, TEMPERATURE[decoding])
 

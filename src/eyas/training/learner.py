@@ -10,6 +10,7 @@ from eyas.batch import Denominators, TrainingBatch, TrainingSample, collate, mic
 from eyas.errors import TrainingDiverged
 from eyas.models.logprobs import token_logprobs
 from eyas.models.policy import Policy
+from eyas.models.scoring import action_logprobs
 from eyas.training.memory import keep_freed_memory
 from eyas.training.optim import Optimizer
 
@@ -77,16 +78,28 @@ class Learner:
         self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
 
     def forward(self, batch: TrainingBatch) -> LearnerOutput:
-        """Log-probs, entropy and values of a batch under the current weights. Logits exist at completion tokens only."""
+        """Log-probs, entropy and values of a batch under the current weights. Logits exist at completion tokens only.
+
+        A scored action is one element: its log-prob and entropy are those of the distribution over actions.
+        """
         model = self.policy.model
         vision = model.vision_inputs(batch.image_hashes, self.policy.images)
         hidden, _ = model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
         logits = model.logits(hidden[batch.token_rows, batch.token_columns])
         logprobs = token_logprobs(logits, self.temperature, model.forbidden_ids)
-        entropy = None
-        if self.algorithm.needs_entropy:
-            entropy = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
+        entropy = self._entropy(logprobs) if self.algorithm.needs_entropy else None
+        chosen = logprobs.gather(-1, batch.token_ids[:, None])[:, 0]
+        if batch.scoring is not None:
+            actions, _ = action_logprobs(model, hidden, batch.scoring, self.temperature)
+            places = (batch.scoring.elements,)
+            chosen = chosen.index_put(places, actions.gather(-1, batch.scoring.chosen[:, None])[:, 0])
+            if entropy is not None:
+                entropy = entropy.index_put(places, self._entropy(actions))
         values = None
         if self.algorithm.needs_values:
             values = self.policy.value_head(hidden[batch.step_rows, batch.step_columns])
-        return LearnerOutput(logprobs.gather(-1, batch.token_ids[:, None])[:, 0], entropy, values)
+        return LearnerOutput(chosen, entropy, values)
+
+    @staticmethod
+    def _entropy(logprobs: torch.Tensor) -> torch.Tensor:
+        return -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)

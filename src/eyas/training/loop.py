@@ -11,7 +11,7 @@ from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.measures import rollout_metrics, start_keys
-from eyas.rollouts.actors import Actor, PolicyActor
+from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.seeding import Split, generator
@@ -69,7 +69,9 @@ def collect(run: Run, stage: CollectStage) -> None:
     episodes = range(first, first + stage.episodes)
     about = {"policy": stage.policy, "random_share": stage.random_share}
     with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
-        numbers = collect_dataset(task, actor, run.images, folder, run.config.seed, episodes, about, progress.update)
+        numbers = collect_dataset(
+            task, actor, run.images, folder, run.config.seed, episodes, about, progress.update, run.config.workers
+        )
     run.log(stage.name, 0, numbers)
     run.images.clear()
 
@@ -84,7 +86,9 @@ def reinforce(run: Run, stage: RLStage) -> None:
     learner = Learner(
         run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_size, stage.max_nonfinite_updates
     )
+    actor = PolicyActor(run.policy, stage.temperature)
     collector = Collector(
+        actor,
         run.tasks,
         run.images,
         run.config.seed,
@@ -92,8 +96,8 @@ def reinforce(run: Run, stage: RLStage) -> None:
         stage.num_envs,
         max_failures_in_a_row=run.config.max_env_failures_in_a_row,
         first_episode=first_episode(run, stage),
+        workers=run.config.workers,
     )
-    actor = PolicyActor(run.policy, stage.temperature)
     if parts := run.take_parts():
         optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
@@ -102,12 +106,12 @@ def reinforce(run: Run, stage: RLStage) -> None:
     with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
         for iteration in range(begin, stage.iterations):
             clock = time.perf_counter()
-            trajectories = rollout(collector, actor, stage)
+            trajectories = rollout(collector, stage)
             rollout_s = time.perf_counter() - clock
             numbers = rollout_metrics(trajectories, {t.index: t.interface.format.fact_keys for t in run.tasks})
             clock = time.perf_counter()
-            annotate(run.policy, trajectories)
             samples = build_samples(trajectories, run.policy.model, run.images)
+            annotate(run.policy, trajectories, samples)
             numbers |= algorithm.credit(samples)
             prepare_s = time.perf_counter() - clock
             clock = time.perf_counter()
@@ -152,14 +156,14 @@ def total_updates(stage: RLStage) -> int:
     return stage.iterations * stage.epochs * max(1, round(samples / stage.minibatch_size))
 
 
-def rollout(collector: Collector, actor: Actor, stage: RLStage) -> list[Trajectory]:
+def rollout(collector: Collector, stage: RLStage) -> list[Trajectory]:
     """A fixed number of steps with the cut episodes bootstrapped, or a fixed set of episodes, all awaited."""
     if stage.rollout_steps:
-        return collector.steps(actor, stage.rollout_steps)
+        return collector.steps(stage.rollout_steps)
     assert stage.rollout_episodes
     first = collector.next_episode
     collector.next_episode += stage.rollout_episodes
-    return collector.episodes(actor, range(first, collector.next_episode))
+    return collector.episodes(range(first, collector.next_episode))
 
 
 def update(
@@ -171,11 +175,10 @@ def update(
         return {"train/updates_count": 0.0}
     for epoch in range(stage.epochs):
         order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
-        count = max(1, round(len(samples) / stage.minibatch_size))
-        for part in np.array_split(order, count):
-            done = len(metrics) / (stage.epochs * count)
-            learner.optimizer.progress = (iteration + done) / stage.iterations
-            metrics.append(learner.update([samples[i] for i in part]))
+        parts = minibatches([samples[i] for i in order], stage.minibatch_size)
+        for done, part in enumerate(parts):
+            learner.optimizer.progress = (iteration + (epoch + done / len(parts)) / stage.epochs) / stage.iterations
+            metrics.append(learner.update(part))
     applied = [m for m in metrics if not m["train/nonfinite_updates_count"]]
     numbers = {k: float(np.mean([m[k] for m in applied])) for k in metrics[0] if applied}
     numbers["train/nonfinite_updates_count"] = float(len(metrics) - len(applied))
@@ -184,6 +187,20 @@ def update(
     if "train/kl_k3_sampling_policy" in metrics[0]:
         numbers["train/mismatch_kl_k3_sampling_policy"] = metrics[0]["train/kl_k3_sampling_policy"]
     return numbers
+
+
+def minibatches(samples: Sequence[TrainingSample], size: int) -> list[list[TrainingSample]]:
+    """Splits samples, in order, so that each part has about `size` environment steps: a conversation stays whole."""
+    lengths = np.array([len(s.steps) for s in samples])
+    count = max(1, round(int(lengths.sum()) / size))
+    part_of_step = np.concatenate(
+        [np.full(len(p), i) for i, p in enumerate(np.array_split(np.arange(lengths.sum()), count))]
+    )
+    middles = np.cumsum(lengths) - (lengths + 1) // 2
+    parts: dict[int, list[TrainingSample]] = {}
+    for sample, middle in zip(samples, middles, strict=True):
+        parts.setdefault(int(part_of_step[middle]), []).append(sample)
+    return list(parts.values())
 
 
 def record(
@@ -212,7 +229,9 @@ def evaluate(run: Run, stage: RLStage) -> dict[str, float | None]:
     for name, temperature in (("greedy", 0.0), ("sample", 1.0)):
         actor = PolicyActor(run.policy, temperature)
         episodes = range(stage.evaluate_episodes)
-        played = play(run.tasks[0], actor, run.images, run.config.seed, episodes, Split.VALIDATION)
+        played = play(
+            run.tasks[0], actor, run.images, run.config.seed, episodes, Split.VALIDATION, workers=run.config.workers
+        )
         row = evaluation_row("rl", name, played, run.tasks[0].interface.format.fact_keys)
         numbers[f"eval/strict_success_rate_{name}"] = row.strict_success_rate
         numbers[f"eval/return_mean_{name}"] = row.return_mean

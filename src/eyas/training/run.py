@@ -74,7 +74,7 @@ class Run:
             self._restore(latest)
         elif has_begun and read_metrics(self.folder / "metrics.jsonl"):
             raise CheckpointError(f"no checkpoint of {self.folder} is whole: begin again under another name=")
-        trackers = open_trackers(self.config.track, self.folder, self.config.model_dump(mode="json"))
+        trackers = open_trackers(self.config.track, self.folder, self.config.model_dump(mode="json", by_alias=True))
         self._metrics = MetricsWriter(self.folder / "metrics.jsonl", trackers)
         self._recorder = TrajectoryRecorder(self.folder, self.images)
         self._write_provenance()
@@ -158,7 +158,7 @@ class Run:
         def write(folder: Path) -> None:
             self.policy.save(folder)
             torch.save({"state": self.state, "parts": dict(parts or {})}, folder / TRAINER_FILE)
-            tasks = [t.model_dump(mode="json", exclude_none=True) for t in self.config.tasks]
+            tasks = [t.model_dump(mode="json", exclude_none=True, by_alias=True) for t in self.config.tasks]
             agent = {"tasks": tasks, "training_starts": sorted(self.training_starts)}
             (folder / AGENT_FILE).write_text(json.dumps(agent, indent=1))
 

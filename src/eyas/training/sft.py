@@ -13,7 +13,7 @@ from eyas.errors import DatasetError
 from eyas.evaluation.measures import mean_or_none, start_keys
 from eyas.rewards.recognition import recognised_share
 from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories
-from eyas.rollouts.samples import supervised_sample
+from eyas.rollouts.samples import supervised_samples
 from eyas.rollouts.task import Task
 from eyas.seeding import generator
 from eyas.training.learner import Learner
@@ -106,12 +106,11 @@ def split(
 
 
 def supervise(run: Run, trajectories: Sequence[Trajectory]) -> list[TrainingSample]:
-    """Every step with a written text, tokenised once."""
+    """Every step with a written text, tokenised once; the steps of a conversation share a sample."""
     return [
-        supervised_sample(s.messages, s.completion.text, s, run.policy.model, run.images)
-        for t in trajectories
-        for s in t.steps
-        if s.completion.text
+        sample
+        for index, trajectory in enumerate(trajectories)
+        for sample in supervised_samples(trajectory, run.policy.model, run.images, index)
     ]
 
 
@@ -156,7 +155,7 @@ def validate(
         loss += float(learner.algorithm.loss(batch, learner.forward(batch), denominators).total)
     steps = [(run.tasks[t.task].interface, s) for t in trajectories for s in t.steps if s.completion.text]
     steps = steps[:VALIDATION_STEPS]
-    requests = [interface.request(s.messages, seed=0, temperature=0.0) for interface, s in steps]
+    requests = [interface.request(s.messages, s.legal_actions, seed=0, temperature=0.0) for interface, s in steps]
     exact, recognised = [], []
     for (interface, step), completion in zip(steps, run.policy.sample(requests), strict=True):
         exact.append(completion.text == step.completion.text)

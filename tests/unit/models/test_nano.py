@@ -10,7 +10,7 @@ from eyas.errors import ConfigError
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano, nano_tokenizer
 from eyas.rollouts.images import MemoryImageStore
-from helpers import nano_policy, picture, prompt
+from helpers import nano_policy, picture, prompt, values
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def test_an_image_costs_the_stated_number_of_tokens(options, tokens, shape):
     message = prompt("What now?", policy.images.put(picture(0, *shape)))
     ids = policy.model.encode(message, policy.images).ids
     assert (ids == policy.model.model.config.image_token_id).sum() == tokens
-    assert policy.values([message]).shape == (1,)  # features and tokens agree
+    assert values(policy, [message]).shape == (1,)  # features and tokens agree
 
 
 def test_an_all_white_picture_is_seen():
     policy = nano_policy()
     white, black = (policy.images.put(picture() * 0 + shade) for shade in (255, 0))
     policy.value_head.layers[2].weight.data.fill_(1)
-    value_white, value_black = policy.values([prompt("What?", white), prompt("What?", black)])
+    value_white, value_black = values(policy, [prompt("What?", white), prompt("What?", black)])
     assert value_white != value_black
 
 

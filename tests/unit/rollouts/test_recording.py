@@ -22,6 +22,7 @@ from eyas.rollouts.images import MemoryImageStore, image_to_png
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.tables import TRAJECTORY_SCHEMA
 from eyas.types import (
+    ActionScores,
     Completion,
     ExecutedBy,
     FailureReason,
@@ -71,7 +72,9 @@ def _frame(seed: int) -> np.ndarray:
 def _completion(rng: np.random.Generator, step: int) -> Completion:
     ids = rng.integers(0, 50_000, 6).astype(np.int32)
     logprobs = np.log(rng.random(6)).astype(np.float32)
-    return Completion(f'{{"action": "go {step}"}} – ü\n', ids, logprobs, FinishReason.END_TOKEN, 3)
+    words = (rng.integers(0, 50_000, 2).astype(np.int32), ids[4:])
+    scores = ActionScores(4, words, np.log(np.array([0.25, 0.75], np.float32)), 1, step % 2 == 0)
+    return Completion(f'{{"action": "go {step}"}} – ü\n', ids, logprobs, FinishReason.END_TOKEN, 3, scores)
 
 
 def _user(store: MemoryImageStore, seed: int) -> Message:

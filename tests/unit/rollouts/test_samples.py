@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from eyas.errors import DatasetError
-from eyas.interface.formats import JsonFormat
-from eyas.rollouts.samples import build_samples, supervised_sample
+from eyas.rollouts.samples import build_samples, supervised_samples
 from eyas.types import Completion, RewardBreakdown, StopReason
-from helpers import nano_policy, prompt, step, trajectory
+from helpers import json_format, nano_policy, prompt, step, trajectory
 
-FORM = JsonFormat(("left", "right"))
+FORM = json_format("left", "right")
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +42,13 @@ def test_without_an_action_everything_is_thought(policy, text):
     assert sample.steps[0].action_start == sample.steps[0].end == len(sample.ids)
 
 
-def test_rewards_are_the_scaled_totals_and_only_the_last_step_has_a_next_value(policy):
+def test_rewards_are_the_scaled_totals(policy):
     steps = [written(policy, TEXT) for _ in range(3)]
     steps[1].reward = RewardBreakdown({"environment": 10.0, "recognition": 0.25}, environment_scale=0.1)
-    episode = trajectory(steps, StopReason.CUT, final_value=0.7)
-    other = trajectory([written(policy, TEXT)], final_value=0.0)
+    episode = trajectory(steps, StopReason.CUT)
+    other = trajectory([written(policy, TEXT)])
     samples = build_samples([episode, other], policy.model, policy.images)
     assert [s.steps[0].reward for s in samples] == [0.0, 1.25, 0.0, 0.0]
-    assert [s.steps[0].next_value for s in samples] == [None, None, 0.7, 0.0]
     assert [s.trajectory for s in samples] == [0, 0, 0, 1]
 
 
@@ -62,7 +60,7 @@ def test_steps_of_an_expert_are_refused_with_advice(policy):
 
 def test_a_target_of_supervision_ends_the_turn_and_has_no_sampling_logprobs(policy):
     demonstrated = written(policy, TEXT)
-    sample = supervised_sample(demonstrated.messages, TEXT, demonstrated, policy.model, policy.images)
+    (sample,) = supervised_samples(trajectory([demonstrated]), policy.model, policy.images)
     (span,) = sample.steps
     assert sample.sampling_logprobs is None
     assert sample.ids[-1] in policy.model.end_ids and span.end == len(sample.ids)

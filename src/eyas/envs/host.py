@@ -1,0 +1,181 @@
+"""Runs environments: one, or one a slot. What happens in them comes back as data."""
+
+import logging
+import math
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from eyas.errors import EyasError
+from eyas.types import Expert, ExpertMove
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EnvSource:
+    """What a process needs to run one environment. It travels by cloudpickle."""
+
+    make: Callable[[], gym.Env]
+    renders: bool = False  # whether render() gives what is shown
+    expert: Expert | None = None  # asked after every reset and step, where its moves are wanted
+
+
+@dataclass(slots=True)
+class EnvOutcome:
+    """What a reset, or a sequence of moves, led to."""
+
+    observation: Any
+    info: dict[str, Any]
+    reward: float = 0.0  # the environment's own, summed over the moves played
+    terminated: bool = False
+    truncated: bool = False
+    frame: np.ndarray | None = None  # render() after the moves, uint8 (H, W, 3); None where not wanted, or terminated
+    expert_move: ExpertMove | None = None  # None where not wanted, and after the end
+    num_moves: int = 0  # of a sequence, those that were played
+
+    @property
+    def has_ended(self) -> bool:
+        return self.terminated or self.truncated
+
+
+@dataclass(frozen=True)
+class EnvError:
+    """Why an environment gave no outcome. Its episode is lost, and the environment with it."""
+
+    kind: Literal["raised", "crashed", "hung"]
+    message: str  # one line
+    traceback: str = ""  # of what the environment raised
+
+
+class EnvHost:
+    """One environment, made at the first reset."""
+
+    def __init__(self, source: EnvSource):
+        self._source = source
+        self._env: gym.Env | None = None
+
+    def reset(self, seed: int, replay: Sequence[Sequence[Any]] = ()) -> EnvOutcome:
+        """Begins an episode, plays the recorded sequences of moves again, and returns the last outcome.
+
+        Raises whatever the environment raises, and ValueError where the episode ends before the record does.
+        """
+        if self._env is None:
+            self._env = self._source.make()
+        observation, info = self._env.reset(seed=seed)
+        outcome = EnvOutcome(observation, dict(info))
+        recorded = [moves for moves in replay if len(moves)]
+        for index, moves in enumerate(recorded):
+            if outcome.has_ended:
+                raise ValueError(
+                    f"played again from seed {seed}, the episode ended after {index} of {len(recorded)} steps: the "
+                    "environment does not repeat itself; draw all its randomness from self.np_random"
+                )
+            outcome = self._play(moves)
+        return self._complete(outcome)
+
+    def step(self, moves: Sequence[Any]) -> EnvOutcome:
+        """Plays the moves in their order, until the episode ends or the next one is not legal. The first is always played.
+
+        Raises whatever the environment raises, and ValueError for a reward that is not one finite number.
+        """
+        return self._complete(self._play(moves))
+
+    def close(self) -> None:
+        """An environment that raises here is logged: it is given up in any case."""
+        env, self._env = self._env, None
+        try:
+            if env is not None:
+                env.close()
+        except Exception as error:
+            log.warning("closing an environment raised %r", error)
+
+    def _play(self, moves: Sequence[Any]) -> EnvOutcome:
+        assert self._env is not None and len(moves)
+        outcome = EnvOutcome(None, {})
+        for move in moves:
+            if outcome.num_moves and (outcome.has_ended or not self._is_legal(move, outcome.info)):
+                break
+            outcome.observation, reward, terminated, truncated, info = self._env.step(move)
+            outcome.info = dict(info)  # environments reuse theirs
+            outcome.reward += _finite(reward, move)
+            outcome.terminated, outcome.truncated = bool(terminated), bool(truncated)
+            outcome.num_moves += 1
+        return outcome
+
+    def _is_legal(self, move: Any, info: dict[str, Any]) -> bool:
+        """Whether `info` allows a move: by the list `legal_actions`, or by a mask over the actions of a Discrete space."""
+        legal, mask = info.get("legal_actions"), info.get("action_mask")
+        if legal is not None:
+            return any(np.array_equal(move, action) for action in legal)
+        if mask is None or not isinstance(move, int | np.integer):
+            return True
+        assert self._env is not None
+        index = int(move) - int(getattr(self._env.action_space, "start", 0))
+        return 0 <= index < len(mask) and bool(mask[index])
+
+    def _complete(self, outcome: EnvOutcome) -> EnvOutcome:
+        """Adds what is shown and what the expert would do: nothing is decided, nor bootstrapped, after a true end."""
+        assert self._env is not None
+        if self._source.renders and not outcome.terminated:
+            frame: Any = self._env.render()
+            if frame is None:
+                raise ValueError('render() returned None: make the environment with render_mode="rgb_array"')
+            outcome.frame = np.ascontiguousarray(frame)
+        if self._source.expert and not outcome.has_ended:
+            outcome.expert_move = self._source.expert(self._env.unwrapped)
+        return outcome
+
+
+def _finite(reward: Any, action: Any) -> float:
+    try:
+        number = float(np.asarray(reward).item())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the environment's reward for action {action} is {reward!r}: it must be a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"the environment's reward for action {action} is {reward}: it must be finite")
+    return number
+
+
+class EnvHosts:
+    """A host for each slot. An environment that raises is closed and dropped; EyasError passes through."""
+
+    def __init__(self, sources: Sequence[EnvSource]):
+        self._sources = sources
+        self._hosts: dict[int, tuple[int, EnvHost]] = {}
+
+    def start(self, slot: int, source: int, seed: int, replay: Sequence[Sequence[Any]] = ()) -> EnvOutcome | EnvError:
+        """As `EnvHost.reset`, in an environment of this source: the slot's own where it has one."""
+        if slot in self._hosts and self._hosts[slot][0] != source:
+            self._drop(slot)
+        if slot not in self._hosts:
+            self._hosts[slot] = source, EnvHost(self._sources[source])
+        return self._guard(slot, lambda host: host.reset(seed, replay))
+
+    def step(self, slot: int, moves: Sequence[Any]) -> EnvOutcome | EnvError:
+        """As `EnvHost.step`. Raises KeyError where the slot has no environment."""
+        return self._guard(slot, lambda host: host.step(moves))
+
+    def close(self) -> None:
+        for slot in list(self._hosts):
+            self._drop(slot)
+
+    def _guard(self, slot: int, call: Callable[[EnvHost], EnvOutcome]) -> EnvOutcome | EnvError:
+        _, host = self._hosts[slot]
+        try:
+            return call(host)
+        except EyasError:
+            self._drop(slot)
+            raise
+        except Exception as error:
+            self._drop(slot)
+            message = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+            return EnvError("raised", message, "".join(traceback.format_exception(error)))
+
+    def _drop(self, slot: int) -> None:
+        self._hosts.pop(slot)[1].close()

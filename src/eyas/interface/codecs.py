@@ -1,0 +1,230 @@
+"""The codecs of single spaces: words for one choice and for text."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from eyas.errors import ConfigError, UnsupportedSpace
+from eyas.types import FailureReason
+
+MAX_LISTED = 256  # most actions that are listed one by one
+
+
+class ReadFailure(Exception):
+    """A text is no action. `reason` and `detail` say why."""
+
+    def __init__(self, reason: FailureReason, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def unknown(text: str, needed: str) -> ReadFailure:
+    """The failure of a text that does not have the form that is needed."""
+    return ReadFailure(FailureReason.UNKNOWN_ACTION, f"needed is {needed}, not {text[:80]!r}")
+
+
+def unsupported(space: gym.Space, why: str) -> UnsupportedSpace:
+    """The refusal of an action space, with what to write instead."""
+    return UnsupportedSpace(
+        f"the action space {space} {why}: wrap the environment (gymnasium.wrappers.RescaleAction for bounds, "
+        "gymnasium.wrappers.TransformAction for another space), give `action_names` where its actions can be counted, "
+        "or give the format a codec of your own with the methods of eyas.interface.actions.ActionCodec"
+    )
+
+
+def in_words(words: Sequence[str]) -> str:
+    """The words as a sentence lists them: "a, b or c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+# ----------------------------------------------------------------------------------------------- one choice
+
+
+class Vocabulary:
+    """The words for one choice among `size`: the given ones, or the numbers from 0."""
+
+    def __init__(self, size: int, words: Sequence[str] | None = None):
+        self.size, self.words = size, None if words is None else tuple(words)
+        if self.words is None:
+            self._mention = re.compile(rf"(?<!\w)(?:0|[1-9][0-9]{{0,{len(str(size))}}})(?!\w)")
+            return
+        stripped = [w.strip() for w in self.words]
+        if not all(stripped) or len(set(stripped)) < len(stripped):
+            raise ConfigError(f"the action names {list(self.words)} need to be different words, none empty")
+        self._mention = _mentions(self.words)
+
+    def word(self, index: int) -> str:
+        return str(index) if self.words is None else self.words[index]
+
+    def index(self, text: str) -> int:
+        """What the text is, or else the only one that it mentions: "10" is never read as "1". Raises ReadFailure."""
+        words, text = self.words, text.strip()
+        for same in (str, str.casefold):  # words may differ in case alone: the exact one comes first
+            sought = same(text)
+            matching = [i for i, w in enumerate(words or ()) if sought == same(w.strip())]
+            if len(matching) == 1:
+                return matching[0]
+        found = set(self._mention.findall(text))
+        indices = {int(f) for f in found if int(f) < self.size} if words is None else {words.index(f) for f in found}
+        if len(indices) == 1:
+            return indices.pop()
+        raise ReadFailure(FailureReason.AMBIGUOUS_ACTION if indices else FailureReason.UNKNOWN_ACTION, text)
+
+    def describe(self) -> str:
+        return f"a number from 0 to {self.size - 1}" if self.words is None else in_words(self.words)
+
+    def may_write(self, mark: str) -> bool:
+        return mark.isdecimal() if self.words is None else any(mark in w for w in self.words)
+
+
+def _mentions(words: Sequence[str]) -> re.Pattern[str]:
+    """Finds the words, the longest first, and words of letters only as whole words."""
+    patterns = [
+        rf"(?<!\w){re.escape(w)}(?!\w)" if re.fullmatch(r"\w.*\w|\w", w) else re.escape(w)
+        for w in sorted(words, key=len, reverse=True)
+    ]
+    return re.compile("|".join(patterns))
+
+
+# ----------------------------------------------------------------------------------------------- codecs
+
+
+class Codec:
+    """What the codecs share. `_own` turns an action into the space's own form, `_draw` samples among all."""
+
+    space: gym.Space
+    _own: Callable[[Any], Any]
+    _draw: Callable[[np.random.Generator], Any]
+    write: Callable[[Any], str]
+
+    @property
+    def actions(self) -> tuple[Any, ...] | None:
+        return None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(self.write(a) for a in self.actions or ())
+
+    def legal(self, info: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        given, mask = info.get("legal_actions"), info.get("action_mask")
+        if given is not None:
+            return tuple(self._own(a) for a in given)
+        return None if mask is None else self._unmasked(mask)
+
+    def _unmasked(self, mask: Any) -> tuple[Any, ...] | None:
+        return None
+
+    def is_legal(self, action: Any, legal: Sequence[Any] | None) -> bool:
+        if legal is None:
+            return True
+        words = self.write(action)
+        return any(self.write(a) == words for a in legal)
+
+    def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
+        if legal is None:
+            return self._draw(rng)
+        if not len(legal):
+            raise ValueError(f"the environment left no legal action of {self.space}")
+        return self._own(legal[int(rng.choice(len(legal)))])
+
+    def _outside(self, action: Any) -> ValueError:
+        return ValueError(f"{action!r} is no action of {self.space}")
+
+
+class DiscreteCodec(Codec):
+    """One word an action. Numbers count from 0 wherever the space starts; actions are ints."""
+
+    def __init__(self, space: spaces.Discrete[Any], names: Sequence[str] | None = None):
+        self.space, self.start, self.size = space, int(space.start), int(space.n)
+        if names is not None and len(names) != self.size:
+            raise ConfigError(f"{space} has not as many actions as names: {list(names)}")
+        self.vocabulary = Vocabulary(self.size, names)
+
+    @property
+    def actions(self) -> tuple[int, ...] | None:
+        return tuple(range(self.start, self.start + self.size)) if self.size <= MAX_LISTED else None
+
+    def describe(self) -> str:
+        return self.vocabulary.describe()
+
+    def may_write(self, mark: str) -> bool:
+        return self.vocabulary.may_write(mark)
+
+    def write(self, action: Any) -> str:
+        return self.vocabulary.word(self._own(action) - self.start)
+
+    def read(self, text: str, legal: Sequence[Any] | None = None) -> int:
+        return self.start + self.vocabulary.index(text)
+
+    def is_legal(self, action: Any, legal: Sequence[Any] | None) -> bool:
+        return legal is None or action in legal
+
+    def _own(self, action: Any) -> int:
+        if not self.space.contains(action):
+            raise self._outside(action)
+        return int(action)
+
+    def _unmasked(self, mask: Any) -> tuple[int, ...]:
+        return tuple(self.start + i for i in ones(mask, self.size, self.space))
+
+    def _draw(self, rng: np.random.Generator) -> int:
+        return self.start + int(rng.choice(self.size))
+
+
+def ones(mask: Any, size: int, space: gym.Space) -> list[int]:
+    array = np.asarray(mask)
+    if array.shape != (size,):
+        raise ValueError(f'info["action_mask"] has the shape {array.shape}, not ({size},), for {space}')
+    return [int(i) for i in np.flatnonzero(array == 1)]
+
+
+class TextCodec(Codec):
+    """The text itself, without the spaces around it."""
+
+    space: spaces.Text
+
+    def __init__(self, space: spaces.Text):
+        self.space = space
+
+    def describe(self) -> str:
+        few = f" out of {''.join(sorted(self.space.character_set))}" if len(self.space.character_set) <= 32 else ""
+        return f"a text of {self.space.min_length} to {self.space.max_length} characters{few}"
+
+    def write(self, action: Any) -> str:
+        return self._own(action)
+
+    def read(self, text: str, legal: Sequence[Any] | None = None) -> str:
+        text = text.strip()
+        for same in (str, str.casefold):
+            matching = {a for a in legal or () if same(a.strip()) == same(text)}
+            if len(matching) == 1:
+                return matching.pop()
+        if not self.space.contains(text):
+            strange = sorted(set(text) - self.space.character_set)
+            fault = f"the characters {''.join(strange)!r}" if strange else f"{len(text)} characters"
+            raise ReadFailure(FailureReason.ILLEGAL_ACTION, f"{fault} are not of {self.describe()}")
+        return text
+
+    def may_write(self, mark: str) -> bool:
+        return True
+
+    def _own(self, action: Any) -> str:
+        if not isinstance(action, str) or not self.space.contains(action):
+            raise self._outside(action)
+        return str(action)
+
+    def _draw(self, rng: np.random.Generator) -> str:
+        characters = sorted(self.space.character_set)  # a set's own order changes from one process to the next
+        printable = [c for c in characters if c.isprintable() and not c.isspace()] or characters
+        least = max(self.space.min_length, min(1, self.space.max_length))
+        length = int(rng.integers(least, min(self.space.max_length, max(least, 32)), endpoint=True))
+        return "".join(printable[int(i)] for i in rng.integers(len(printable), size=length)) if printable else ""

@@ -1,0 +1,237 @@
+"""Actions chosen by scoring: one pass over shared prompts equals brute force, and the learner finds what was sampled."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from eyas.algorithms import PPO
+from eyas.batch import collate
+from eyas.config import OptimConfig, PPOConfig
+from eyas.interface.actions import codec_for
+from eyas.interface.formats import FORMATS
+from eyas.models.logprobs import token_logprobs
+from eyas.rollouts.samples import annotate, build_samples
+from eyas.training.learner import Learner
+from eyas.training.optim import Optimizer
+from eyas.types import FailureReason, FinishReason, ParseFailure, SampleRequest
+from helpers import nano_policy, picture, prompt, step, trajectory
+
+NAMES = ("1", "10", "go left", "stop")
+
+
+def make_format(name="json", thoughts=False):
+    return FORMATS[name](codec_for(spaces.Discrete(len(NAMES)), NAMES), (), thoughts)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return nano_policy()
+
+
+def requests_of(policy, form, num=12, temperature=1.0, legal=None, is_per_token=False, max_new_tokens=40):
+    texts = ["Which way?", "Say where you want to go, and think of all that you can see in the picture first."]
+    result = []
+    for i in range(num):
+        pictures = [policy.images.put(picture(k)) for k in range(i % 3)]
+        choice = form.choice(legal, is_per_token)
+        result.append(SampleRequest(prompt(texts[i % 2], *pictures), i, max_new_tokens, temperature, form.stop, choice))
+    return result
+
+
+def brute_force(policy, request, head_ids, texts, is_per_token=False, temperature=1.0):
+    """Each action's text behind the prompt in a forward pass of its own."""
+    model, scores = policy.model, []
+    encoded = model.encode(request.messages, policy.images)
+    for text in texts:
+        words = model.encode_text(text)
+        ids = torch.tensor(np.concatenate([encoded.ids, head_ids, words]))[None]
+        positions = torch.arange(ids.shape[1])[None]
+        vision = model.vision_inputs([encoded.image_hashes], policy.images)
+        with torch.no_grad():
+            hidden, _ = model.hidden(ids, torch.ones_like(ids, dtype=torch.bool), positions, vision)
+            logits = model.logits(hidden[0, ids.shape[1] - len(words) - 1 : -1])
+        logprobs = token_logprobs(logits, 1.0, model.forbidden_ids)[range(len(words)), torch.tensor(words)]
+        scores.append(float(logprobs.sum()) / (len(words) if is_per_token else 1))
+    return torch.log_softmax(torch.tensor(scores) / temperature, -1).numpy()
+
+
+@pytest.mark.parametrize("name", ["json", "plain", "think"])
+@pytest.mark.parametrize(("is_per_token", "temperature"), [(False, 1.0), (True, 0.5)])
+def test_the_distribution_over_actions_equals_brute_force(policy, name, is_per_token, temperature):
+    form = make_format(name)
+    requests = requests_of(policy, form, temperature=temperature, is_per_token=is_per_token)
+    for request, completion in zip(requests, policy.sample(requests)):
+        texts = request.choice.continuations("")
+        expected = brute_force(policy, request, np.zeros(0, np.int64), texts, is_per_token, temperature)
+        assert np.allclose(completion.scores.logprobs, expected, atol=1e-4)
+        assert completion.text == texts[completion.scores.chosen]
+        assert form.parse(completion).action == completion.scores.chosen
+        assert np.isclose(np.exp(completion.scores.logprobs).sum(), 1, atol=1e-5)
+
+
+def test_the_end_belongs_to_an_action_so_that_1_differs_from_10(policy):
+    """Without it the score of "1" would hold that of "10" too: every text that begins with it."""
+    form = make_format("plain")
+    (request,) = requests_of(policy, form, num=1)
+    (completion,) = policy.sample([request])
+    ends = [ids[-1] for ids in completion.scores.candidates]
+    assert ends == [policy.model.tokenizer.eos_token_id] * len(NAMES)
+    texts = request.choice.continuations("")
+    without_end = [
+        dataclasses.replace(completion.scores, candidates=tuple(c[:-1] for c in completion.scores.candidates))
+    ]
+    assert len(without_end[0].candidates[0]) < len(completion.scores.candidates[0])
+    assert np.allclose(
+        completion.scores.logprobs, brute_force(policy, request, np.zeros(0, np.int64), texts), atol=1e-4
+    )
+
+
+def test_only_legal_actions_are_scored(policy):
+    form = make_format()
+    for completion in policy.sample(requests_of(policy, form, legal=(1, 3))):
+        assert len(completion.scores.logprobs) == 2
+        assert form.parse(completion, (1, 3)).action == (1, 3)[completion.scores.chosen]
+
+
+def test_greedy_takes_the_most_probable_and_chance_follows_the_distribution(policy):
+    form = make_format()
+    (greedy,) = policy.sample(requests_of(policy, form, num=1, temperature=0.0))
+    assert greedy.scores.chosen == greedy.scores.logprobs.argmax()
+    (request,) = requests_of(policy, form, num=1)
+    drawn = policy.sample([dataclasses.replace(request, seed=s) for s in range(3000)])
+    shares = np.bincount([c.scores.chosen for c in drawn], minlength=len(NAMES)) / len(drawn)
+    expected = np.exp(drawn[0].scores.logprobs)
+    assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / len(drawn))
+
+
+def headed(policy, form, num=8):
+    """Completions whose head a scripted model has written: random weights would never write the key."""
+    requests = requests_of(policy, form, num)
+    heads = ['{"thoughts": "a wall", "action":', '{"thoughts": "I see that it is free", "action":']
+    chosen = []
+    from eyas.samplers.scoring import OpenStep, choose_actions
+    from eyas.types import Completion
+
+    steps = []
+    for i, request in enumerate(requests):
+        ids = policy.model.encode_text(heads[i % 2])[:-1].astype(np.int32)
+        head = Completion(heads[i % 2], ids, _logprobs_of(policy, request, ids))
+        encoded = policy.model.encode(request.messages, policy.images)
+        steps.append(OpenStep(encoded, request, head, request.choice.continuations(head.text)))
+    chosen = choose_actions(policy.model, policy.images, steps, 4)
+    return requests, steps, chosen
+
+
+def _logprobs_of(policy, request, ids):
+    model = policy.model
+    encoded = model.encode(request.messages, policy.images)
+    whole = torch.tensor(np.concatenate([encoded.ids, ids]))[None]
+    vision = model.vision_inputs([encoded.image_hashes], policy.images)
+    with torch.no_grad():
+        hidden, _ = model.hidden(
+            whole, torch.ones_like(whole, dtype=torch.bool), torch.arange(whole.shape[1])[None], vision
+        )
+        logits = model.logits(hidden[0, len(encoded.ids) - 1 : -1])
+    return token_logprobs(logits, 1.0, model.forbidden_ids)[range(len(ids)), torch.tensor(ids).long()].numpy()
+
+
+def test_after_a_thought_the_distribution_equals_brute_force(policy):
+    form = make_format(thoughts=True)
+    requests, steps, chosen = headed(policy, form)
+    for request, open_step, completion in zip(requests, steps, chosen):
+        expected = brute_force(policy, request, open_step.head.token_ids.astype(np.int64), open_step.texts)
+        assert np.allclose(completion.scores.logprobs, expected, atol=1e-4)
+        assert completion.text == open_step.head.text + open_step.texts[completion.scores.chosen]
+        parsed = form.parse(completion)
+        assert parsed.action == completion.scores.chosen and parsed.thought
+
+
+def test_a_head_that_never_comes_to_the_action_is_a_parse_failure(policy):
+    form = make_format(thoughts=True)
+    completions = policy.sample(requests_of(policy, form, max_new_tokens=8))
+    assert all(c.scores is None for c in completions)
+    assert {form.parse(c).reason for c in completions} <= {
+        FailureReason.CUT_OFF,
+        FailureReason.NO_ACTION_KEY,
+        FailureReason.EMPTY,
+    }
+    assert all(isinstance(form.parse(c), ParseFailure) for c in completions)
+    assert {c.finish_reason for c in completions} <= {FinishReason.LENGTH, FinishReason.END_TOKEN}
+
+
+def training_samples(policy, form, temperature=1.0, is_per_token=False):
+    if form.thoughts:
+        requests, _, completions = headed(policy, form)
+    else:
+        requests = requests_of(policy, form, 24, temperature, is_per_token=is_per_token)
+        completions = policy.sample(requests)
+    played = [
+        trajectory([step(c, form.parse(c), float(i % 3), r.messages)], episode=i)
+        for i, (r, c) in enumerate(zip(requests, completions))
+    ]
+    samples = build_samples(played, policy.model, policy.images)
+    annotate(policy, played, samples)
+    return played, samples
+
+
+def make_learner(policy, temperature=1.0, **options):
+    optimizer = Optimizer(policy.model, policy.value_head, OptimConfig(lr=1e-3), 10)
+    return Learner(policy, PPO(PPOConfig(entropy_coef=0.1, **options)), optimizer, temperature)
+
+
+@pytest.mark.parametrize(("thoughts", "temperature"), [(False, 1.0), (False, 0.5), (True, 1.0)])
+def test_mismatch_the_learner_finds_what_the_sampler_recorded(policy, thoughts, temperature):
+    played, samples = training_samples(policy, make_format(thoughts=thoughts), temperature)
+    with torch.no_grad():
+        output = make_learner(policy, temperature).forward(collate(samples, policy.model.pad_id))
+    recorded = np.concatenate([s.sampling_logprobs for s in samples])
+    assert np.allclose(output.logprobs.numpy(), recorded, atol=1e-4)
+    if not thoughts:
+        scores = [t.steps[0].completion.scores.logprobs for t in played]
+        exact = [float(-(np.exp(p) * p).sum()) for p in scores]
+        assert np.allclose(output.entropy.numpy(), exact, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_brute_force(policy):
+    """-log p(chosen action) of one step, by the packed pass and by a forward pass for each action."""
+    form = make_format()
+    _, samples = training_samples(policy, form)
+    learner = make_learner(policy)
+    for sample in samples[:3]:
+        learner.optimizer.zero_grad()
+        (-learner.forward(collate([sample], policy.model.pad_id)).logprobs.sum()).backward()
+        packed = [p.grad.clone() for p in learner.optimizer.parameters if p.grad is not None]
+        learner.optimizer.zero_grad()
+        scores, span = [], sample.steps[0]
+        for words in span.candidates.ids:
+            ids = torch.tensor(np.concatenate([sample.ids[: span.action_start], words]))[None]
+            vision = policy.model.vision_inputs([sample.image_hashes], policy.images)
+            hidden, _ = policy.model.hidden(
+                ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])[None], vision
+            )
+            logits = policy.model.logits(hidden[0, span.action_start - 1 : -1])
+            logprobs = token_logprobs(logits, 1.0, policy.model.forbidden_ids)
+            scores.append(logprobs[range(len(words)), torch.tensor(words).long()].sum())
+        (-torch.log_softmax(torch.stack(scores), -1)[span.candidates.chosen]).backward()
+        alone = [p.grad.clone() for p in learner.optimizer.parameters if p.grad is not None]
+        assert len(packed) == len(alone) > 10
+        for one, other in zip(packed, alone):
+            assert torch.allclose(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_ppo_raises_the_probability_of_the_rewarded_action(policy):
+    policy = nano_policy(seed=3)
+    form = make_format()
+    learner = make_learner(policy, value_coef=0.0)
+    probability = []
+    for _ in range(10):
+        played, samples = training_samples(policy, form, is_per_token=True)
+        probability.append(np.mean([np.exp(t.steps[0].completion.scores.logprobs[2]) for t in played]))
+        for sample, one in zip(samples, played):
+            sample.steps[0].advantage = 1.0 if one.steps[0].completion.scores.chosen == 2 else -0.3
+            sample.steps[0].value_target = 0.0
+        learner.update(samples)
+    assert probability[-1] > probability[0] + 0.1
