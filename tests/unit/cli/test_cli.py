@@ -90,7 +90,7 @@ def test_checkpoint_loads_in_plain_transformers(finished_run: Path) -> None:
     for name, tensor in agent.policy.model.model.state_dict().items():
         assert tensor.equal(model.state_dict()[name]), name
     assert processor.tokenizer.get_vocab() == agent.policy.model.tokenizer.get_vocab()
-    assert agent.interface_config.max_new_tokens == 36  # as it was trained
+    assert agent.tasks[0].interface.max_new_tokens == 36  # as it was trained
 
 
 def test_eval_prints_json_of_an_untrained_model() -> None:
@@ -154,7 +154,7 @@ def test_errors_say_what_to_type(monkeypatch, capsys, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not empty" in error("collect", "eyas/NumberLine-v0", "--output", str(tmp_path / "full"))
-    assert "no expert" in error("collect", "CartPole-v1", "--output", str(tmp_path / "other"))
+    assert "no expert" in error("collect", "helpers_checks:checks/ShortCounting-v0", "--output", str(tmp_path / "other"))
     data = f"stages.sft.data='{tmp_path}/missing/'"
     missing = error("train", "numberline_ppo", *TINY, data, "--output", str(tmp_path))
     assert "eyas collect" in missing

@@ -1,0 +1,176 @@
+"""The environment with a model: tokens, what it writes, what a group of episodes can teach, and how long that takes."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eyas.build import build_policy
+from eyas.checks.recipe import ROOM_TOKENS
+from eyas.checks.report import Level, Report
+from eyas.config import ModelConfig, WorkersConfig
+from eyas.errors import EnvironmentFailure, EyasError
+from eyas.evaluation import measures
+from eyas.models.policy import Policy
+from eyas.rollouts.actors import Decision, PolicyActor, Turn
+from eyas.rollouts.collector import Collector
+from eyas.rollouts.images import MemoryImageStore
+from eyas.rollouts.task import Task
+from eyas.seeding import Split
+from eyas.types import Step, Trajectory
+
+GROUPS, GROUP_SIZE = 4, 4
+ITERATION_STEPS = 32 * 8  # environments x steps: what an iteration's time is estimated for
+BUDGET_S = 15.0
+LOW_PARSE_RATE = 0.5
+
+
+class TimedActor(PolicyActor):
+    """Counts what sampling takes."""
+
+    def __init__(self, policy: Policy):
+        super().__init__(policy)
+        self.seconds, self.num_decisions = 0.0, 0
+
+    def decide(self, turns: Sequence[Turn]) -> list[Decision]:
+        begun = time.perf_counter()
+        decisions = super().decide(turns)
+        self.seconds += time.perf_counter() - begun
+        self.num_decisions += len(turns)
+        return decisions
+
+
+@dataclass
+class Rollout:
+    """What a model played: the first episode of each place in a group, whole or as far as it came."""
+
+    policy: Policy
+    actor: TimedActor
+    parts: list[Trajectory]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for part in self.parts for step in part.steps]
+
+    def prompt_lengths(self) -> list[int]:
+        """In tokens, of the different prompts."""
+        prompts = {step.messages for step in self.steps}
+        return [len(self.policy.model.encode(messages, self.policy.images).ids) for messages in prompts]
+
+    def returns(self) -> tuple[np.ndarray, int]:
+        """Returns (GROUPS, GROUP_SIZE) so far, and how many of the episodes have ended."""
+        last = {part.episode: part for part in self.parts}  # the parts of an episode come in order
+        returns = [last[episode].total_return for episode in range(GROUPS * GROUP_SIZE)]
+        num_ended = sum(last[episode].has_ended for episode in range(GROUPS * GROUP_SIZE))
+        return np.reshape(returns, (GROUPS, GROUP_SIZE)), num_ended
+
+
+def check_with_model(
+    report: Report,
+    task: Task,
+    config: ModelConfig,
+    written: Collection[str],
+    step_s: float,
+    workers: WorkersConfig,
+) -> None:
+    """Plays groups of episodes for some seconds, and says what training would meet. `written`: what an expert wrote."""
+    try:
+        rollout = _play_groups(task, config, workers)
+    except EyasError as error:
+        traceback = str(error) if isinstance(error, EnvironmentFailure) else ""
+        report.add("model", f"{config.name}: {str(error).splitlines()[0]}", Level.ERROR, traceback)
+        return
+    parameters = list(rollout.policy.model.model.parameters())
+    gib = sum(p.numel() * (p.element_size() + 12) for p in parameters) / 2**30
+    report.preflight |= {"model": config.name, "parameters": sum(p.numel() for p in parameters), "memory_gib": gib}
+    report.add(
+        "memory",
+        f"{config.name}: {report.preflight['parameters'] / 1e6:.1f} M parameters, {gib:.2f} GiB for weights, gradients "
+        "and AdamW; activations come on top",
+    )
+    _tell_tokens(report, rollout, task)
+    if written:
+        _tell_demonstrations(report, rollout.policy, task, written)
+    _tell_parse_rate(report, rollout)
+    _tell_variance(report, rollout)
+    _tell_speed(report, rollout, step_s)
+
+
+def _play_groups(task: Task, config: ModelConfig, workers: WorkersConfig) -> Rollout:
+    """Steps the groups together until every first episode ended, or the time is over."""
+    images = MemoryImageStore()
+    policy = build_policy(config, images)
+    actor, count = TimedActor(policy), GROUPS * GROUP_SIZE
+    collector = Collector(actor, [task], images, 0, Split.TRAIN, count, GROUP_SIZE, workers=workers)
+    parts: list[Trajectory] = []
+    begun, num_ended = time.monotonic(), 0
+    try:
+        while num_ended < count and time.monotonic() - begun < BUDGET_S:
+            parts += collector.steps(1)
+            num_ended = sum(part.has_ended for part in parts if part.episode < count)
+    finally:
+        collector.close()
+    return Rollout(policy, actor, parts)
+
+
+def _tell_tokens(report: Report, rollout: Rollout, task: Task) -> None:
+    lengths, most, context = rollout.prompt_lengths(), task.interface.most_tokens, rollout.policy.model.context
+    mean, longest = float(np.mean(lengths)), max(lengths)
+    report.preflight |= {
+        "prompt_tokens_mean": mean,
+        "prompt_tokens_max": longest,
+        "completion_tokens_max": most,
+        "context_tokens": context,
+    }
+    told = f"prompts of {mean:.0f} tokens (at most {longest}), completions up to {most}, the context holds {context}"
+    is_tight = any(part.stop_reason == "context_overflow" for part in rollout.parts)
+    if is_tight:
+        told += "; episodes were cut where the context was full: show a shorter history or smaller pictures"
+    report.add("tokens", told, Level.WARNING if is_tight else Level.INFO)
+
+
+def _tell_demonstrations(report: Report, policy: Policy, task: Task, written: Collection[str]) -> None:
+    longest, most = max(len(policy.model.encode_text(text)) for text in written), task.interface.max_new_tokens
+    report.preflight["expert_tokens_max"] = longest
+    told = f"the expert writes up to {longest} tokens a step"
+    if longest > most:
+        told += f", and max_new_tokens = {most} cuts off a model that learns it: set max_new_tokens = {longest + ROOM_TOKENS}"
+    report.add("demonstrations", told, Level.WARNING if longest > most else Level.INFO)
+
+
+def _tell_parse_rate(report: Report, rollout: Rollout) -> None:
+    steps = measures.written_steps(rollout.parts)
+    rate = measures.parse_rate(steps) or 0.0
+    report.preflight["parse_rate"] = rate
+    told = f"{rate:.0%} of {len(steps)} completions hold a legal action"
+    if rate < LOW_PARSE_RATE:
+        told += ": a warm start (an sft stage) comes first, as in the recipe below"
+    report.add("parse rate", told)
+
+
+def _tell_variance(report: Report, rollout: Rollout) -> None:
+    returns, num_ended = rollout.returns()
+    flat = int((returns.std(axis=1) < 1e-9).sum())
+    report.preflight |= {"groups": GROUPS, "groups_without_variance": flat, "group_returns": returns.tolist()}
+    told = f"{flat} of {GROUPS} groups of {GROUP_SIZE} episodes have equal returns, which teach a group method nothing"
+    if num_ended < returns.size:
+        told += f" (by returns so far: {returns.size - num_ended} of {returns.size} episodes went on)"
+    if flat == GROUPS:
+        told += "; rewards are rare for this model: start warm, or reward progress"
+    report.add("group variance", told)
+
+
+def _tell_speed(report: Report, rollout: Rollout, step_s: float) -> None:
+    sampling_s = rollout.actor.seconds / max(1, rollout.actor.num_decisions)
+    seconds = ITERATION_STEPS * (step_s + sampling_s)
+    report.preflight |= {
+        "environment_step_ms": step_s * 1e3,
+        "sampling_step_ms": sampling_s * 1e3,
+        "rollout_s": seconds,
+    }
+    told = f"the environment takes {step_s * 1e3:.1f} ms a step, sampling {sampling_s * 1e3:.1f} ms"
+    told += f": 32 environments x 8 steps about {seconds:.0f} s, learning not counted"
+    if step_s > sampling_s:
+        told += "; most of it is the environment: workers.count shares it among processes"
+    report.add("speed", told)
