@@ -1,17 +1,18 @@
 """`eyas env`"""
 
-import inspect
 import json
 from typing import Annotated
 
 import typer
-from gymnasium.envs.registration import load_env_creator
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from eyas.envs import ENTRY_POINTS
+from eyas.cli import env_check
+from eyas.envs.catalog import CATALOG, CatalogEntry
 
 app = typer.Typer(help="Environments.", no_args_is_help=True)
+app.command("check")(env_check.check)
 
 
 @app.callback()
@@ -23,18 +24,22 @@ def _group() -> None:
 def list_environments(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
-    """List the environments that ship with Eyas. Any other Gymnasium id with discrete actions works too."""
-    rows = [{"id": env_id, "about": _about(entry_point)} for env_id, entry_point in ENTRY_POINTS.items()]
+    """List the environments that Eyas knows, its own first, and what installs them. Any other Gymnasium id works too."""
+    rows = [
+        {"id": entry.id, "about": entry.about, "extra": entry.extra, "is_installed": entry.is_installed}
+        for entry in CATALOG
+    ]
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("id", "about", box=None)
-    for row in rows:
-        table.add_row(row["id"], row["about"])
+    table = Table(box=None)
+    table.add_column("id", no_wrap=True)
+    table.add_column("about")
+    table.add_column("installed", overflow="fold")
+    for entry in CATALOG:
+        table.add_row(entry.id, entry.about, "yes" if entry.is_installed else escape(_how_to_install(entry)))
     Console().print(table)
 
 
-def _about(entry_point: str) -> str:
-    """The first sentence of the description on the environment's page."""
-    _, _, description = (inspect.getdoc(load_env_creator(entry_point)) or "").partition("## Description")
-    return " ".join(description.split("\n\n")[0].split()).split(". ")[0]
+def _how_to_install(entry: CatalogEntry) -> str:
+    return " and ".join((f"pip install 'eyas[{entry.extra}]'", *entry.programs))

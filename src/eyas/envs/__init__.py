@@ -1,20 +1,38 @@
 """Environments that ship with Eyas. Importing this module registers them with Gymnasium; their code loads on `make`."""
 
+import os
+from typing import Any
+
 import gymnasium
 
-ENTRY_POINTS = {
-    "eyas/NumberLine-v0": "eyas.envs.numberline:NumberLineEnv",
-    "eyas/EZPoints-v0": "eyas.envs.ezpoints:EZPointsEnv",
-    "eyas/Points24-v0": "eyas.envs.points24:Points24Env",
-    "eyas/Blackjack-v0": "eyas.envs.blackjack:BlackjackEnv",
+# Data of a command goes to stdout: pygame, which many environments load, would greet there.
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+REGISTRATIONS: dict[str, dict[str, Any]] = {
+    "eyas/NumberLine-v0": {"entry_point": "eyas.envs.numberline:NumberLineEnv"},
+    "eyas/EZPoints-v0": {"entry_point": "eyas.envs.ezpoints:EZPointsEnv"},
+    "eyas/Points24-v0": {"entry_point": "eyas.envs.points24:Points24Env"},
+    "eyas/Blackjack-v0": {"entry_point": "eyas.envs.blackjack:BlackjackEnv"},
+    "eyas/FrozenLake-v0": {"entry_point": "eyas.envs.frozenlake:FrozenLakeEnv", "max_episode_steps": 100},
+    "eyas/FrozenLake4x4-v0": {
+        "entry_point": "eyas.envs.frozenlake:FrozenLakeEnv",
+        "kwargs": {"size": 4},
+        "max_episode_steps": 100,
+    },
+    "eyas/Sokoban-v0": {"entry_point": "eyas.envs.sokoban:SokobanEnv", "max_episode_steps": 50},
 }
+# Games of other packages that come without a registration: each needs its package.
+ADAPTED: dict[str, dict[str, Any]] = {
+    "eyas/Crafter-v0": {"entry_point": "eyas.envs.crafter:CrafterEnv", "max_episode_steps": 10_000},
+}
+ENTRY_POINTS: dict[str, str] = {env_id: options["entry_point"] for env_id, options in REGISTRATIONS.items()}
 
 
 def register_all() -> None:
     """Registers every environment of Eyas that Gymnasium does not know yet; a second call changes nothing."""
-    for env_id, entry_point in ENTRY_POINTS.items():
+    for env_id, options in (REGISTRATIONS | ADAPTED).items():
         if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=entry_point)
+            gymnasium.register(id=env_id, **options)
 
 
 register_all()

@@ -1,30 +1,23 @@
-"""Experts: the best action and the facts that a thought about it needs."""
+"""Experts: the best action and the facts that a thought about it needs. Importing this module registers all of them."""
 
-from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+from gymnasium.envs.toy_text import frozen_lake
+
+from eyas.envs import experts_gymnasium, experts_minigrid
 from eyas.envs.blackjack import HIT, STAND, BlackjackEnv, hand_sum, has_usable_ace
+from eyas.envs.experts_registry import EXPERTS, expert_for, register_expert
 from eyas.envs.formulas import END, complete
+from eyas.envs.frozenlake import FrozenLakeEnv
 from eyas.envs.numberline import NumberLineEnv
 from eyas.envs.pointsgame import PointsEnv
-from eyas.types import Expert, ExpertMove
+from eyas.envs.rendering import RANKS
+from eyas.envs.searching import best_actions
+from eyas.envs.sokoban import SokobanEnv
+from eyas.types import ExpertMove
 
-EXPERTS: dict[type, Expert] = {}
-
-
-def register_expert(env_class: type) -> Callable[[Expert], Expert]:
-    """Decorator: makes a function the expert of an environment class and of its subclasses."""
-
-    def register(expert: Expert) -> Expert:
-        EXPERTS[env_class] = expert
-        return expert
-
-    return register
-
-
-def expert_for(env: Any) -> Expert | None:
-    """The expert of an environment, wrapped or not; it is called with `env.unwrapped`. None where there is none."""
-    return next((EXPERTS[c] for c in type(env.unwrapped).__mro__ if c in EXPERTS), None)
+__all__ = ["EXPERTS", "expert_for", "experts_gymnasium", "experts_minigrid", "register_expert", "stands"]
 
 
 @register_expert(NumberLineEnv)
@@ -62,3 +55,35 @@ def stands(player_sum: int, dealer_card: int, usable_ace: bool) -> bool:
     if 12 <= player_sum <= 16:
         return (4 if player_sum == 12 else 2) <= dealer_card <= 6
     return player_sum >= 17
+
+
+@register_expert("gymnasium.envs.toy_text.blackjack:BlackjackEnv")
+def blackjack_v1_expert(env: Any) -> ExpertMove:
+    """Basic strategy for Gymnasium's Blackjack."""
+    total, dealer, usable_ace = hand_sum(env.player), int(env.dealer[0]), has_usable_ace(env.player)
+    ace = "with" if usable_ace else "without"
+    thought = f"I hold {total} {ace} a usable ace, the dealer shows {RANKS[dealer]}."
+    return ExpertMove(STAND if stands(total, dealer, usable_ace) else HIT, thought=thought)
+
+
+@register_expert(FrozenLakeEnv)
+def frozen_lake_expert(env: FrozenLakeEnv) -> ExpertMove:
+    """A shortest way, on slippery ice the safest; of several it takes left first, then down, right, up."""
+    if env.is_slippery:
+        row, column = env.player
+        return ExpertMove(_safest_actions(tuple(env.rows))[row * env.size + column], env.facts)
+    ways = [(env.steps_to_goal[following], action) for action, following in env.safe_steps(env.player)]
+    return ExpertMove(min(ways)[1] if ways else 0, env.facts)
+
+
+@lru_cache(maxsize=64)
+def _safest_actions(rows: tuple[str, ...]) -> tuple[int, ...]:
+    lake = frozen_lake.FrozenLakeEnv(desc=list(rows), is_slippery=True)
+    return tuple(best_actions(lake.P).tolist())
+
+
+@register_expert(SokobanEnv)
+def sokoban_expert(env: SokobanEnv) -> ExpertMove:
+    """A shortest solution; of several the one that goes up first, then down, left, right. Plays 0 where there is none."""
+    actions = env.solve()
+    return ExpertMove(actions[0] if actions else 0, env.facts)

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_i
 from eyas.errors import ConfigError
 
 # What ids of other packages begin with, and the module that registers them.
-PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "Crafter": "crafter"}
+PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py"}
 
 
 @dataclass(frozen=True)

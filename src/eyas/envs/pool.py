@@ -3,8 +3,10 @@
 import logging
 import os
 import time
+import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol
@@ -57,9 +59,10 @@ class LocalPool:
         self._calls.append((slot, lambda: self._hosts.step(slot, moves)))
 
     def answers(self) -> list[Answer]:
-        while self._calls:
-            slot, call = self._calls.popleft()
-            self._answers.append((slot, call()))
+        with redirect_stdout(sys.stderr):  # an environment that prints must not spoil what a command prints
+            while self._calls:
+                slot, call = self._calls.popleft()
+                self._answers.append((slot, call()))
         answers, self._answers = self._answers, []
         return answers
 

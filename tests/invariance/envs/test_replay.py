@@ -14,6 +14,11 @@ CASES = [
     ("eyas/Points24-v0", {"suits": "black"}),
     ("eyas/Points24-v0", {"solvable_only": False, "jitter": 16}),
     ("eyas/Blackjack-v0", {"jitter": 6}),
+    ("eyas/FrozenLake-v0", {}),
+    ("eyas/FrozenLake-v0", {"is_slippery": True, "size": 5, "tile_size": 7}),
+    ("eyas/FrozenLake4x4-v0", {}),
+    ("eyas/Sokoban-v0", {"jitter": 3}),
+    ("eyas/Sokoban-v0", {"num_boxes": 2, "background": "green"}),
 ]
 
 

@@ -154,7 +154,7 @@ def test_errors_say_what_to_type(monkeypatch, capsys, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not empty" in error("collect", "eyas/NumberLine-v0", "--output", str(tmp_path / "full"))
-    assert "no expert" in error("collect", "helpers_checks:checks/ShortCounting-v0", "--output", str(tmp_path / "other"))
+    assert "no expert" in error("collect", "minigrid:MiniGrid-Fetch-5x5-N2-v0", "--output", str(tmp_path / "other"))
     data = f"stages.sft.data='{tmp_path}/missing/'"
     missing = error("train", "numberline_ppo", *TINY, data, "--output", str(tmp_path))
     assert "eyas collect" in missing

@@ -128,7 +128,7 @@ def test_an_unknown_id_is_refused_when_it_is_looked_up(env_id: str, message: str
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("env_id", ["MiniGrid-Moon-v0", "BabyAI-Moon-v0", "ALE/Moon-v5", "CrafterMoon-v1"])
+@pytest.mark.parametrize("env_id", ["MiniGrid-Moon-v0", "BabyAI-Moon-v0", "ALE/Moon-v5"])
 def test_a_known_package_that_is_missing_is_named(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PACKAGES.values():
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
