@@ -16,6 +16,7 @@ class Candidates:
     ids: tuple[np.ndarray, ...]  # int (T_k,) each, their end included
     chosen: int = 0
     is_per_token: bool = False  # whether each one's log-prob is divided by its number of tokens
+    sampling_logprobs: np.ndarray | None = None  # float32 (K,): of all of them, when the action was chosen
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class ScoringBatch:
     elements: Tensor  # int64 (P,): index into the batch's N elements
     chosen: Tensor  # int64 (P,)
     lengths: Tensor  # float32 (P, K): number of tokens, or 1 where the log-probs are not divided; 0: no such candidate
+    sampling_logprobs: Tensor  # float32 (P, K): of all actions when one was chosen; -inf where there is none
     token_rows: Tensor  # int64 (M,)
     token_columns: Tensor  # int64 (M,): column whose hidden state predicts the token
     token_ids: Tensor  # int64 (M,)
@@ -198,9 +200,12 @@ def _scoring_layout(
     mask = causal & layout.mask[:, None, :]
     most = max(len(s.candidates.ids) for _, s in choices)  # type: ignore[union-attr]
     lengths = np.zeros((len(choices), most), dtype=np.float32)
+    logprobs = np.full((len(choices), most), -np.inf, dtype=np.float32)
     tokens, free = _Columns(), [len(s.ids) for s in samples]
     for place, (row, step) in enumerate(choices):
         assert step.candidates is not None
+        if step.candidates.sampling_logprobs is not None:
+            logprobs[place, : len(step.candidates.ids)] = step.candidates.sampling_logprobs
         for index, ids in enumerate(step.candidates.ids):
             begin, end = free[row], free[row] + len(ids)
             free[row] = end
@@ -215,6 +220,7 @@ def _scoring_layout(
         elements=tensor(elements),
         chosen=tensor([s.candidates.chosen for _, s in choices if s.candidates]),
         lengths=tensor(lengths, torch.float32),
+        sampling_logprobs=tensor(logprobs, torch.float32),
         token_rows=tensor(tokens.rows),
         token_columns=tensor(tokens.columns),
         token_ids=tensor(tokens.ids),

@@ -193,6 +193,14 @@ def test_mismatch_the_learner_finds_what_the_sampler_recorded(policy, thoughts, 
         scores = [t.steps[0].completion.scores.logprobs for t in played]
         exact = [float(-(np.exp(p) * p).sum()) for p in scores]
         assert np.allclose(output.entropy.numpy(), exact, atol=1e-4)
+    assert output.action_kl.numpy() == pytest.approx(0, abs=1e-4)
+    head = policy.model.model.get_output_embeddings().weight
+    with torch.no_grad():
+        moved = torch.randn(head.shape, generator=torch.Generator().manual_seed(0)) * 0.3
+        head += moved
+        after = make_learner(policy, temperature).forward(collate(samples, policy.model.pad_id))
+        head -= moved
+    assert (after.action_kl > -1e-5).all() and after.action_kl.mean() > 1e-3
 
 
 def test_the_gradient_is_that_of_brute_force(policy):

@@ -9,6 +9,7 @@ from eyas.algorithms.losses import (
     clipped_policy_loss,
     clipped_value_loss,
     is_clipped,
+    kl,
     kl_k3,
     weighted_step_logprobs,
 )
@@ -85,3 +86,13 @@ def test_weighted_step_logprobs(thought_weight, sums):
     logprobs = torch.tensor([-1.0, -2.0, -4.0, -2.0, -1.0])
     weights = torch.where(torch.tensor([True, True, False, True, False]), thought_weight, 1.0)
     assert weighted_step_logprobs(logprobs, weights, torch.tensor([0, 0, 0, 1, 1]), 2).tolist() == sums
+
+
+def test_kl_over_actions_by_hand():
+    p, q = (
+        torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]).log(),
+        torch.tensor([[0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]).log(),
+    )
+    expected = 0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75)
+    assert kl(p, q).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    assert kl(q, p)[0] != pytest.approx(expected, abs=1e-3)  # the wrong direction

@@ -16,6 +16,7 @@ class LearnerOutput:
     logprobs: Tensor  # float32 (N,) of the completion tokens
     entropy: Tensor | None  # float32 (N,) of the whole distribution, where the algorithm needs it
     values: Tensor | None  # float32 (S,), where the algorithm needs them
+    action_kl: Tensor | None = None  # float32 (P,): exact KL(sampling || current) over the actions of each scored step
 
 
 @dataclass(slots=True)

@@ -31,6 +31,12 @@ def kl_k3(logprobs: Tensor, sampling_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
+def kl(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """Exact KL(p || q) of two distributions over K: (..., K) log-probs of each -> (...). What p rules out counts nothing."""
+    difference = (logprobs - other_logprobs).masked_fill(logprobs == -torch.inf, 0.0)
+    return (logprobs.exp() * difference).sum(-1)
+
+
 def weighted_step_logprobs(token_logprobs: Tensor, weights: Tensor, steps: Tensor, num_steps: int) -> Tensor:
     """Sum of weights * token log-probs over the tokens of each step: (N,), (N,), (N,) -> (S,) (RL4VLM, eq. 4)."""
     return torch.zeros(num_steps, device=token_logprobs.device).index_add(0, steps, weights * token_logprobs)

@@ -73,6 +73,8 @@ class PPO:
             "train/kl_k3_sampling_policy": kl_k3(output.logprobs, batch.sampling_logprobs).sum().detach()
             / denominators.tokens,
         }
+        if output.action_kl is not None:
+            metrics["train/action_kl_sampling_policy"] = output.action_kl.sum().detach() / denominators.steps
         if output.entropy is not None:
             entropy = output.entropy.sum() / denominators.tokens
             total = total - self.options.entropy_coef * entropy

@@ -1,12 +1,16 @@
 """Environments that ship with Eyas. Importing this module registers them with Gymnasium; their code loads on `make`."""
 
 import os
+import sys
 from typing import Any
 
 import gymnasium
 
 # Data of a command goes to stdout: pygame, which many environments load, would greet there.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+# Without a display it would look for one, and complain: pictures are all that is wanted there.
+if sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 REGISTRATIONS: dict[str, dict[str, Any]] = {
     "eyas/NumberLine-v0": {"entry_point": "eyas.envs.numberline:NumberLineEnv"},

@@ -31,20 +31,29 @@ class EnvFactory:
     def __call__(self) -> gym.Env:
         """Raises ConfigError where the environment or a wrapper cannot be made with these arguments."""
         env = self._make({})
-        is_seen = isinstance(env.observation_space, gym.spaces.Text) or len(env.observation_space.shape or ()) == 3
-        if is_seen or "render_mode" in self.env_args or "rgb_array" not in (env.metadata.get("render_modes") or ()):
-            return env
-        env.close()
-        return self._make({"render_mode": "rgb_array"})
+        may_draw = "render_mode" not in self.env_args and "rgb_array" in (env.metadata.get("render_modes") or ())
+        try:
+            env = self._wrap(env)
+        except ConfigError:  # a wrapper that films needs an environment that draws
+            if not may_draw:
+                raise
+        else:
+            is_seen = isinstance(env.observation_space, gym.spaces.Text) or len(env.observation_space.shape or ()) == 3
+            if is_seen or not may_draw:
+                return env
+            env.close()
+        return self._wrap(self._make({"render_mode": "rgb_array"}))
 
     def _make(self, more_args: Mapping[str, Any]) -> gym.Env:
         try:
-            env: gym.Env = gym.make(self.spec, **self.env_args, **more_args)
+            return gym.make(self.spec, **self.env_args, **more_args)
         except gym.error.Error as error:
             raise ConfigError(f"environment '{self.env_id}': {error}") from error
         except Exception as error:  # whatever the environment's own constructor raises
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(f"environment '{self.env_id}' with {dict(self.env_args)}: {problem}") from error
+
+    def _wrap(self, env: gym.Env) -> gym.Env:
         for wrapper, args in self.wrappers:
             try:
                 env = wrapper(env, **args)
@@ -84,7 +93,7 @@ def _find_spec(env_id: str) -> EnvSpec:
         spec = gym.spec(_with_version(name, package))
     except gym.error.Error as error:
         nearest = difflib.get_close_matches(name, list(gym.registry), n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        hint = f"; did you mean '{nearest[0]}'?" if nearest and "Did you mean" not in str(error) else ""
         if package and not _registers(package):
             hint = f"; it needs a package: type `pip install eyas[envs]`, which brings {package}"
         raise ConfigError(f"environment '{env_id}': {error}{hint}") from error

@@ -2,8 +2,8 @@
 
 import logging
 import os
-import time
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import redirect_stdout

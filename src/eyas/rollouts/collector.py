@@ -7,7 +7,7 @@ processes nor their speed changes what is played.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,9 @@ class Collector:
         self._pending: set[int] = set()  # slots whose environment works
         self._begun = [0] * num_envs  # episodes that each slot began in `steps`
         self._failures_in_a_row = [0] * num_envs  # of each slot: many may fail before any episode ends
-        self._starts: dict[int, tuple[Message, ...]] = {}  # group -> how its first episode began
+        self._starts: dict[
+            int, tuple[tuple[Message, ...], int]
+        ] = {}  # group -> its first prompt, and how many began so
         self._done: list[Trajectory] = []
 
     # ------------------------------------------------------------------------------------- the two ways to collect
@@ -173,9 +175,9 @@ class Collector:
 
     def _begin(self) -> None:
         self._done, self.env_failures, self.lost_episodes = [], 0, []
-        self._starts.clear()
 
     def _finish(self) -> list[Trajectory]:
+        self.lost_episodes.sort()
         return sorted(self._done, key=lambda t: (t.episode, t.first_step))
 
     # ------------------------------------------------------------------------------------- one episode
@@ -215,19 +217,17 @@ class Collector:
             except ValueError as error:  # what cannot be shown, or legal actions that are none of the space's
                 self._lose(running, EnvError("raised", f"{type(error).__name__}: {error}", str(error)))
                 continue
-            if reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
+            if reason is not StopReason.TERMINATED and not self.actor.fits(self._interface(running), running.messages):
+                self._overflow(running, reason or StopReason.CONTEXT_OVERFLOW)
+            elif reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
                 self._close(running, reason)
-            elif not self.actor.fits(self._interface(running), running.messages):
-                self._overflow(running)
 
     def _take(self, running: Running, outcome: EnvOutcome) -> StopReason | None:
         """What a reset or a step led to. Returns why the episode ended, where it did."""
         running.info, running.expert_move = outcome.info, outcome.expert_move
         step, running.step = running.step, None
         if step is not None:
-            step.reward = RewardBreakdown(
-                {**step.reward.terms, "environment": outcome.reward}, step.reward.environment_scale
-            )
+            step.reward = replace(step.reward, terms={**step.reward.terms, "environment": outcome.reward})
             self._add(running, step)
         if not outcome.terminated:  # nothing is decided, nor bootstrapped, after the end
             interface = self._interface(running)
@@ -248,11 +248,14 @@ class Collector:
 
     def _check_group(self, running: Running) -> None:
         """The episodes of a group share their seed, so they have to begin alike: what is learned compares them."""
-        if self.group_size > 1 and self._starts.setdefault(running.group, running.messages) != running.messages:
+        first, begun = self._starts.pop(running.group, (running.messages, 0))
+        if first != running.messages:
             raise EyasError(
                 f"two episodes of {self.tasks[running.task_index].env_id or 'the task'} with seed {running.seed} began "
                 "differently: reset(seed=...) has to decide the start (type `eyas env check ID`), or use groups of one"
             )
+        if begun + 1 < self.group_size:  # the others may begin in a later call
+            self._starts[running.group] = first, begun + 1
 
     def _lose(self, running: Running, error: EnvError) -> None:
         """Drops an episode whose environment failed. It never becomes a reward."""
@@ -290,8 +293,7 @@ class Collector:
             trajectory.success = self._success(task, running.info, trajectory)
         for reward, coefficient in task.rewards:
             for step, value in zip(trajectory.steps, reward(trajectory), strict=True):
-                terms = dict(step.reward.terms) | {reward.name: coefficient * value}
-                step.reward = RewardBreakdown(terms, step.reward.environment_scale)
+                step.reward = replace(step.reward, terms={**step.reward.terms, reward.name: coefficient * value})
         self._done.append(trajectory)
         running.return_before, running.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
         running.steps = []
@@ -314,28 +316,21 @@ class Collector:
     def _interface(self, running: Running) -> Any:
         return self.tasks[running.task_index].interface
 
-    def _overflow(self, running: Running) -> None:
+    def _overflow(self, running: Running, reason: StopReason = StopReason.CONTEXT_OVERFLOW) -> None:
         if not running.steps:
             raise EyasError(
                 f"the prompt of {self.tasks[running.task_index].env_id or 'the task'} does not fit into the model's context: "
                 "shorten the task text, lower max_new_tokens, or take a model with a longer context"
             )
         running.messages = running.steps[-1].messages  # the last prompt that the critic can read
-        self._close(running, StopReason.CONTEXT_OVERFLOW)
+        self._close(running, reason)
 
     def _seed(self, purpose: str, running: Running) -> int:
         return derive_seed(purpose, self.run_seed, int(self.split), running.episode, len(running.actions))
 
     def _decide(self, ready: Sequence[Running]) -> None:
         turns = [
-            Turn(
-                self._interface(r),
-                r.messages,
-                r.legal_actions,
-                self._seed("turn", r),
-                r.expert_move,
-            )
-            for r in ready
+            Turn(self._interface(r), r.messages, r.legal_actions, self._seed("turn", r), r.expert_move) for r in ready
         ]
         for running, turn, decision in zip(ready, turns, self.actor.decide(turns), strict=True):
             self._apply(running, turn, decision)
@@ -369,8 +364,7 @@ class Collector:
             self.pool.step(running.slot, interface.moves(action))
             return
         self._add(running, step)
-        limit = interface.max_parse_failures
-        if effect is FailureEffect.END or running.parse_failures >= limit:
+        if effect is FailureEffect.END or running.parse_failures >= interface.max_parse_failures:
             self._close(running, StopReason.PARSE_FAILURE)
             return
         assert running.shown is not None
@@ -413,7 +407,7 @@ class Collector:
                 "fallbacks_before": r.fallbacks_before,
                 "parse_failures": r.parse_failures,
             }
-            for r in self._running.values()
+            for _, r in sorted(self._running.items())
         ]
         return {"next_episode": self.next_episode, "begun": list(self._begun), "running": running}
 
@@ -441,6 +435,8 @@ class Collector:
         shown = interface.observe(answer.observation, answer.info, answer.frame, self.images)
         running.legal_actions = interface.legal_actions(answer.info)
         self._show(running, shown)
+        if not running.actions:
+            self._check_group(running)
         while len(running.actions) < len(told["actions"]):
             index = len(running.actions)
             action = decode_action(told["actions"][index])

@@ -67,6 +67,10 @@ class MemoryImageStore:
                 return store.get(image_hash)
         raise DatasetError(f"image {image_hash} is not in memory: it was never put or already discarded")
 
+    @property
+    def nbytes(self) -> int:
+        return sum(image.nbytes for image in self._images.values())
+
     def discard_except(self, hashes: Iterable[str]) -> None:
         keep = set(hashes)
         self._images = {h: image for h, image in self._images.items() if h in keep}

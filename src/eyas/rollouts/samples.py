@@ -81,7 +81,9 @@ def build_samples(
 
 def _candidates(completion: Completion) -> Candidates | None:
     scores = completion.scores
-    return None if scores is None else Candidates(scores.candidates, scores.chosen, scores.is_per_token)
+    return None if scores is None else Candidates(
+        scores.candidates, scores.chosen, scores.is_per_token, scores.logprobs
+    )
 
 
 def _of_elements(completion: Completion) -> np.ndarray:

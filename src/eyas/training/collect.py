@@ -16,7 +16,8 @@ from eyas.rollouts.task import Task
 from eyas.seeding import Split
 from eyas.types import Trajectory
 
-EPISODES_A_FILE = 256  # whose pictures are in memory together
+FIRST_EPISODES, MOST_EPISODES = 32, 256  # a file; the first one tells how large pictures are
+PICTURE_BYTES = 256 * 2**20  # of the episodes of a file, which are in memory together
 
 
 def demonstrator(task: Task, policy: str, random_share: float) -> Actor:
@@ -43,10 +44,11 @@ def collect_dataset(
 ) -> dict[str, float | None]:
     """Plays on demonstration seeds and writes the folder; `dataset.json` comes last and marks it as whole."""
     trajectories: list[Trajectory] = []
+    lost = 0
     with TrajectoryRecorder(folder, images) as recorder:
-        for start in range(0, len(episodes), EPISODES_A_FILE):
-            done = len(trajectories)
-            part = episodes[start : start + EPISODES_A_FILE]
+        size = FIRST_EPISODES
+        while (done := len(trajectories) + lost) < len(episodes):
+            part = episodes[done : done + size]
             played = play(
                 task,
                 actor,
@@ -57,10 +59,12 @@ def collect_dataset(
                 on_episode=lambda n, d=done: on_episode(d + n),
                 workers=workers,
             )
-            name = f"episodes_{start:08d}"
+            name = f"episodes_{done:08d}"
             recorder.record(name, played.trajectories, stage="collect", iteration=0, env_id=task.env_id)
+            size = max(1, min(MOST_EPISODES, int(PICTURE_BYTES * len(part) / max(images.nbytes, 1))))
             images.clear()
             trajectories += played.trajectories
+            lost += played.num_lost
     numbers = rollout_metrics(trajectories, {task.index: task.interface.format.fact_keys})
     info = {"env": task.env_id, "seed": seed, **about, "episodes": len(trajectories)}
     info |= {"steps": sum(len(t.steps) for t in trajectories), "success_rate": numbers["rollout/success_rate"]}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from eyas.algorithms import Algorithm, LearnerOutput
+from eyas.algorithms.losses import kl
 from eyas.batch import Denominators, TrainingBatch, TrainingSample, collate, micro_batches
 from eyas.errors import TrainingDiverged
 from eyas.models.logprobs import token_logprobs
@@ -87,18 +88,20 @@ class Learner:
         hidden, _ = model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
         logits = model.logits(hidden[batch.token_rows, batch.token_columns])
         logprobs = token_logprobs(logits, self.temperature, model.forbidden_ids)
+        action_kl = None
         entropy = self._entropy(logprobs) if self.algorithm.needs_entropy else None
         chosen = logprobs.gather(-1, batch.token_ids[:, None])[:, 0]
         if batch.scoring is not None:
             actions, _ = action_logprobs(model, hidden, batch.scoring, self.temperature)
             places = (batch.scoring.elements,)
             chosen = chosen.index_put(places, actions.gather(-1, batch.scoring.chosen[:, None])[:, 0])
+            action_kl = kl(batch.scoring.sampling_logprobs, actions)
             if entropy is not None:
                 entropy = entropy.index_put(places, self._entropy(actions))
         values = None
         if self.algorithm.needs_values:
             values = self.policy.value_head(hidden[batch.step_rows, batch.step_columns])
-        return LearnerOutput(chosen, entropy, values)
+        return LearnerOutput(chosen, entropy, values, action_kl)
 
     @staticmethod
     def _entropy(logprobs: torch.Tensor) -> torch.Tensor:
