@@ -1,6 +1,7 @@
 # Everything runs from .venv; `make install` makes it, and does nothing where it is up to date.
 PYTHON ?= python3
 VENV := .venv
+EXTRAS := dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BEGUN := $(VENV)/.installing
@@ -17,7 +18,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread a process: with more, processes that share the cores slow each other down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install reinstall demo test lint types contracts check bench clean
+.PHONY: install reinstall demo test test-envs lint types contracts check bench clean
 
 install:
 	@$(IS_READY) || $(MAKE) --no-print-directory reinstall
@@ -26,7 +27,7 @@ reinstall:
 	@$(IS_SOUND) || { echo "creating $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@rm -f $(STAMP); touch $(BEGUN)
 	$(PIP_INSTALL) torch
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[$(EXTRAS)]'
 	@echo "$(WANTED)" > $(STAMP); rm $(BEGUN)
 
 demo: install
@@ -34,6 +35,14 @@ demo: install
 
 test: install
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -rs $(PYTEST_ARGS)
+
+# Every environment of the catalogue really plays, in .venv-envs. Which have to be there: 1 is all of them, pip those
+# that pip alone installs. As root on Debian it is all, because what pip lacks is installed too.
+test-envs:
+	@$(MAKE) --no-print-directory install VENV=.venv-envs EXTRAS=dev,envs,browser
+	@scripts/system_packages
+	$(TEST_ENV) EYAS_ALL_ENVS=$${EYAS_ALL_ENVS:-$$(scripts/system_packages --check && echo 1 || echo pip)} \
+		.venv-envs/bin/python -m pytest tests/envs -rs $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

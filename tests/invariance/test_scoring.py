@@ -200,7 +200,7 @@ def test_mismatch_the_learner_finds_what_the_sampler_recorded(policy, thoughts, 
         head += moved
         after = make_learner(policy, temperature).forward(collate(samples, policy.model.pad_id))
         head -= moved
-    assert (after.action_kl > -1e-5).all() and after.action_kl.mean() > 1e-3
+    assert (after.action_kl > -1e-5).all() and after.action_kl.max() > 1e-5
 
 
 def test_the_gradient_is_that_of_brute_force(policy):
