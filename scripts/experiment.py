@@ -7,6 +7,7 @@ A run that is finished is not run again, one that was interrupted is resumed. Th
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -53,20 +54,45 @@ def rows_of(reports: dict[tuple[str, int], EvalReport]) -> dict[tuple[str, str, 
     return found
 
 
-def table(reports: dict[tuple[str, int], EvalReport], seeds: list[int]) -> list[str]:
-    """Strict success of every seed, and over seeds its mean with Student's t interval."""
+def success_cell(row: EvalRow) -> str:
+    return share(row.strict_success_rate, row.strict_success_interval)
+
+
+def return_cell(row: EvalRow) -> str:
+    return number(row.return_mean, row.return_interval)
+
+
+def number(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" + (f" ({interval[0]:.1f}–{interval[1]:.1f})".replace("–-", " to -") if interval else "")
+
+
+# experiment's `measure` -> what a cell shows, the number behind it, and how the mean over seeds is written
+MEASURES = {
+    "success": (success_cell, lambda row: row.strict_success_rate, share),
+    "return": (return_cell, lambda row: row.return_mean, number),
+}
+MEASURED = {
+    "success": "Strict success in % (no fallback action in the episode), Wilson 95 % in brackets",
+    "return": "Return of the environment, bootstrapped 95 % in brackets",
+}
+
+
+def table(reports: dict[tuple[str, int], EvalReport], seeds: list[int], measure: str) -> list[str]:
+    """The measure of every seed, and over seeds its mean with Student's t interval."""
     lines = [
         "| arm | policy | decoding | "
         + " | ".join(f"seed {s}" for s in seeds)
         + " | mean (95 %) | return | facts right |",
         "|" + "---|" * (6 + len(seeds)),
     ]
+    cell, value, written = MEASURES[measure]
     for (arm, policy, decoding), by_seed in rows_of(reports).items():
         rows = [by_seed[s] for s in seeds]
-        rates = [r.strict_success_rate for r in rows]
-        known = [r for r in rates if r is not None]
-        mean = share(sum(known) / len(known), student_t_interval(known)) if len(known) == len(rows) else "–"
-        cells = [share(r.strict_success_rate, r.strict_success_interval) for r in rows]
+        known = [v for r in rows if (v := value(r)) is not None]
+        mean = written(sum(known) / len(known), student_t_interval(known)) if len(known) == len(rows) else "–"
+        cells = [cell(r) for r in rows]
         returns = sum(r.return_mean or 0.0 for r in rows) / len(rows)
         facts = [r.recognition_accuracy for r in rows if r.recognition_accuracy is not None]
         told = share(sum(facts) / len(facts)) if facts else "–"
@@ -74,6 +100,24 @@ def table(reports: dict[tuple[str, int], EvalReport], seeds: list[int]) -> list[
             f"| {arm} | {policy} | {LABELS[decoding]} | {' | '.join(cells)} | {mean} | {returns:.3f} | {told} |"
         )
     return lines
+
+
+def reference(experiment: dict[str, Any]) -> list[str]:
+    """What `scripts/reference_sb3.py` found for the same observation, where it was run."""
+    lines = []
+    for path in sorted((RESULTS / experiment["name"]).glob("sb3*.json")):
+        found = json.loads(path.read_text())
+        rates = ", ".join(share(row["success_rate"], row["success_interval"]) for row in found["rows"])
+        returns = ", ".join(f"{row['return_mean']:.2f}" for row in found["rows"])
+        minutes = sum(row["duration_s"] for row in found["rows"]) / len(found["rows"]) / 60
+        success = "" if found["success_mean"] is None else f"success in % {rates}, "
+        lines.append(
+            f"Reference: {found['algorithm']} of Stable-Baselines3 {found['stable_baselines3']} on the same observation, without "
+            f"demonstrations, {found['steps']} environment steps, greedy, seeds {[row['seed'] for row in found['rows']]}: "
+            f"{success}return {returns}; {minutes:.1f} minutes a seed (`python scripts/reference_sb3.py {found['recipe']} "
+            f"--steps {found['steps']}`)."
+        )
+    return [*lines, ""] if lines else []
 
 
 def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport], minutes: dict[str, float]) -> str:
@@ -85,6 +129,7 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
         f"- `{a['name']}`: recipe `{a['recipe']}` {' '.join(f'`{s}`' for s in a.get('set', []))}"
         for a in experiment["arms"]
     ]
+    measure = experiment.get("measure", "success")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
     return "\n".join(
         [
@@ -96,12 +141,12 @@ def page(experiment: dict[str, Any], reports: dict[tuple[str, int], EvalReport],
             "",
             *arms,
             "",
-            f"Strict success in % (no fallback action in the episode), n = {' / '.join(map(str, episodes))} episodes a cell "
-            "on evaluation seeds that training never saw, Wilson 95 % in brackets; over seeds the mean with Student's t "
-            f"interval. Seeds: {len(experiment['seeds'])}.",
+            f"{MEASURED[measure]}, n = {' / '.join(map(str, episodes))} episodes a cell on evaluation seeds that training never "
+            f"saw; over seeds the mean with Student's t interval. Seeds: {len(experiment['seeds'])}.",
             "",
-            *table(reports, experiment["seeds"]),
+            *table(reports, experiment["seeds"], measure),
             "",
+            *reference(experiment),
             experiment.get("outcome", "").strip(),
             "",
             f"Command: `python scripts/experiment.py benchmarks/experiments/{experiment['name']}.toml`. "

@@ -100,9 +100,7 @@ class Collector:
         self._pending: set[int] = set()  # slots whose environment works
         self._begun = [0] * num_envs  # episodes that each slot began in `steps`
         self._failures_in_a_row = [0] * num_envs  # of each slot: many may fail before any episode ends
-        self._starts: dict[
-            int, tuple[tuple[Message, ...], int]
-        ] = {}  # group -> its first prompt, and how many began so
+        self._starts: dict[int, tuple[tuple[Message, ...], int]] = {}  # group -> first prompt, and how many began
         self._done: list[Trajectory] = []
 
     # ------------------------------------------------------------------------------------- the two ways to collect
@@ -166,8 +164,9 @@ class Collector:
         self._running, self._pending = {}, set()
 
     def image_hashes(self, episodes_below: int = 0) -> set[str]:
-        """The pictures that running episodes show, and those of finished episodes with a lower number."""
+        """The pictures that running episodes show, and all those of episodes with a lower number."""
         prompts = [r.messages for r in self._running.values()]
+        prompts += [step.messages for r in self._running.values() if r.episode < episodes_below for step in r.steps]
         prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
         hashes = {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
         looked_back_at = [p for r in self._running.values() if self._interface(r).history.depth for p in r.past]

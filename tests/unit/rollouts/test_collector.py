@@ -492,3 +492,18 @@ def test_actors_parse_what_they_say():
     share = sum(s.executed_by is ExecutedBy.RANDOM for s in steps) / len(steps)
     assert share == pytest.approx(0.5, abs=0.1)
     assert all(s.action == 1 for s in steps if s.executed_by is ExecutedBy.EXPERT)
+
+
+def test_pictures_that_will_be_shown_are_kept_from_the_first_step_on():
+    """Also those of earlier steps, while the episode still runs; of other episodes the current one is enough."""
+    task = Task(lambda: gym.make("eyas/NumberLine-v0"), Interface.for_env(gym.make("eyas/NumberLine-v0")))
+    c = collector(ScriptedPolicy(seeded_text), task, num_envs=2)
+    kept = []
+
+    def on_step(num_done):
+        for running in c._running.values():
+            seen = {p.image_hash for s in running.steps for m in s.messages for p in m.parts if hasattr(p, "image_hash")}
+            kept.append(seen <= c.image_hashes(episodes_below=2 if running.episode < 2 else 0))
+
+    c.episodes(range(2), on_step)
+    assert len(kept) > 4 and all(kept)
