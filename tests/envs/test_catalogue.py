@@ -41,7 +41,7 @@ def entry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
     entry = request.param
     assert entry.is_installed, f"{entry.id} needs {', '.join(entry.modules + entry.programs)}: type `make test-envs`"
     for name, value in entry.variables.items():
-        monkeypatch.setenv(name, os.environ.get(name, value))
+        monkeypatch.setenv(name, os.environ.get(name) or value)
     monkeypatch.chdir(tmp_path)  # ViZDoom leaves a folder where it runs
     return entry
 
@@ -55,7 +55,9 @@ def task_of(entry: CatalogEntry) -> Task:
     limit = MOST_STEPS_OF_A_BROWSER if entry.programs else MOST_STEPS
     assert not entry.wrappers
     env_args = {**entry.env_args, "max_episode_steps": limit}
-    return build_task(TaskConfig(env=entry.id, env_args=env_args, interface=InterfaceConfig(format="plain", max_new_tokens=6)))
+    return build_task(
+        TaskConfig(env=entry.id, env_args=env_args, interface=InterfaceConfig(format="plain", max_new_tokens=6))
+    )
 
 
 def played_by(actor: Actor, entry: CatalogEntry, task: Task, images: MemoryImageStore, count: int) -> list[Trajectory]:
@@ -107,9 +109,11 @@ def test_an_untrained_model_plays_to_the_end(entry: CatalogEntry, policy: Policy
     is_scored = 0 < len(task.interface.codec.names) <= MOST_SCORED
     if is_scored:
         task = dataclasses.replace(task, interface=dataclasses.replace(task.interface, action_mode="score"))
-    policy.images.clear()
-    trajectories = played_by(PolicyActor(policy), entry, task, policy.images, MODEL_EPISODES)
-    check_episodes(trajectories, task, policy.images)
+    images = policy.images
+    assert isinstance(images, MemoryImageStore)
+    images.clear()
+    trajectories = played_by(PolicyActor(policy), entry, task, images, MODEL_EPISODES)
+    check_episodes(trajectories, task, images)
     steps = [step for t in trajectories for step in t.steps]
     allowed = {ExecutedBy.POLICY} if is_scored else {ExecutedBy.POLICY, ExecutedBy.FALLBACK}
     assert {step.executed_by for step in steps} <= allowed

@@ -5,12 +5,12 @@ Discount and lambda are 0.5.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.wrappers import Autoreset, RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers import Autoreset, TimeLimit
 
 from eyas.algorithms import PPO
 from eyas.build import build_task
@@ -400,18 +400,3 @@ def test_silentoption_time_limits_of_workers(slow, limits, is_lost):
     played = c.episodes([0])
     c.close()
     assert (c.lost_episodes, len(played)) == (([0], 0) if is_lost else ([], 1))
-
-
-def test_episode_statistics_agree_with_the_trajectory():
-    told = []
-
-    class Keeping(gym.Wrapper):
-        def step(self, action):
-            result = self.env.step(action)
-            told.extend([result[4]["episode"]] if "episode" in result[4] else [])
-            return result
-
-    task = text_task(lambda: Keeping(RecordEpisodeStatistics(TimeLimit(Walk(), 4))))
-    task = replace(task, reward_scale=0.1)
-    trajectories = collector(task, always("0")).episodes(range(3))
-    assert [(t.total_return, t.num_steps) for t in trajectories] == [(e["r"], e["l"]) for e in told] == [(10.0, 4)] * 3

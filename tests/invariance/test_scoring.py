@@ -121,7 +121,7 @@ def headed(policy, form, num=8):
         head = Completion(heads[i % 2], ids, _logprobs_of(policy, request, ids))
         encoded = policy.model.encode(request.messages, policy.images)
         steps.append(OpenStep(encoded, request, head, request.choice.continuations(head.text)))
-    chosen = choose_actions(policy.model, policy.images, steps, 4)
+    chosen = choose_actions(policy.model, policy.images, steps, 4, {})
     return requests, steps, chosen
 
 
@@ -243,3 +243,17 @@ def test_ppo_raises_the_probability_of_the_rewarded_action(policy):
             sample.steps[0].value_target = 0.0
         learner.update(samples)
     assert probability[-1] > probability[0] + 0.1
+
+
+def test_stalecache_scores_of_other_weights_are_not_used():
+    policy = nano_policy(seed=5)
+    form = make_format()
+    request = requests_of(policy, form, 1, is_per_token=True)[0]
+    before = policy.sample([request])[0].scores.logprobs
+    assert np.array_equal(policy.sample([request])[0].scores.logprobs, before)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    assert np.array_equal(policy.sample([request])[0].scores.logprobs, before)  # the weights moved, the version did not
+    policy.version += 1
+    assert not np.allclose(policy.sample([request])[0].scores.logprobs, before, atol=1e-3)

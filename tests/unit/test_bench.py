@@ -2,22 +2,31 @@
 
 import json
 import math
+import sys
+import time
 
 import pytest
 import torch
 
+import eyas.bench.overlap
 from eyas.batch import collate
 from eyas.bench import GOALS, MEANINGS, QUICK, format_bench, run_bench
 from eyas.bench.iterations import Inside
 from eyas.bench.learning import completion_loss, model_loss, training_samples
 from eyas.bench.measure import now_here
 from eyas.bench.memory import memory_growth
+from eyas.bench.overlap import CPU_SHARE, TimedActor, compare_workers, sampling_seconds, slowed
 from eyas.bench.sampling import bare_generate, bare_inputs, bare_loop
 from eyas.bench.workload import bench_policy, bench_tasks, prompts
+from eyas.envs.host import EnvSource
+from eyas.envs.pool import WorkerPool
 from eyas.models.adapter import VisionLanguageModel
+from eyas.rollouts.collector import Collector
 from eyas.samplers.in_process import InProcessSampler
 from eyas.training import loop
 from eyas.types import SampleRequest
+from helpers import text_task
+from helpers_walks import Walk
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +114,60 @@ def test_both_bare_losses_are_the_same_number(policy, messages):
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
     losses = [loss(policy.model, inputs, batch).item() for loss in (model_loss, completion_loss)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_slowed_environment_takes_its_time_and_computes_for_a_share_of_it():
+    env = slowed(Walk, 0.05)()
+    env.reset(seed=0)
+    elapsed, cpu = time.perf_counter(), time.thread_time()
+    assert env.step(0)[1] == 1.0
+    assert time.perf_counter() - elapsed >= 0.05
+    assert CPU_SHARE * 0.05 <= time.thread_time() - cpu < 0.04
+
+
+def test_a_worker_with_a_slowed_environment_loads_no_torch():
+    class Telling(Walk):
+        def step(self, action):
+            return *super().step(action)[:4], {"modules": set(sys.modules)}
+
+    pool = WorkerPool([EnvSource(slowed(Telling, 0.001))], 1)
+    pool.start(0, 0, 0)
+    pool.answers()
+    pool.step(0, [0])
+    ((_, outcome),) = pool.answers()
+    pool.close()
+    assert "gymnasium" in outcome.info["modules"] and "torch" not in outcome.info["modules"]
+
+
+def test_both_sides_of_the_workers_play_the_same_steps_of_an_environment_that_takes_what_the_model_takes(monkeypatch):
+    played, asked = [], []
+    steps = Collector.steps
+
+    def watched(collector, steps_per_env):
+        played.append([(t.episode, t.first_step, len(t.steps)) for t in (told := steps(collector, steps_per_env))])
+        return told
+
+    monkeypatch.setattr(Collector, "steps", watched)
+    monkeypatch.setattr(eyas.bench.overlap, "sampling_seconds", lambda *sizes: 0.04)
+    monkeypatch.setattr(eyas.bench.overlap, "slowed", lambda make, step_s: asked.append(step_s) or slowed(make, step_s))
+    comparison, details = compare_workers(1, num_envs=8, rollout_steps=2)
+    assert asked == [0.04] and details["env_step_ms"] == 40.0
+    assert comparison.counts == {"workers": [16], "in_process": [16]}
+    assert played[0] == played[1] and played[2] == played[3] != played[0]
+    assert comparison.rates_per_s["in_process"] < 1 / 0.04  # one after the other
+    assert comparison.spread["median"] > 1.2  # two at a time, while the model works
+
+
+def test_the_model_s_share_of_a_step_is_timed():
+    class Slow(TimedActor):
+        def __init__(self, policy):
+            super().__init__(policy)
+            sample = policy.sample
+            policy.sample = lambda requests: time.sleep(0.02 * len(requests)) or sample(requests)
+
+    actor = Slow(bench_policy())
+    assert 0.02 < sampling_seconds(actor, text_task(lambda: Walk(9)), num_envs=2, rollout_steps=2) < 0.3
+    assert actor.num_decisions == 4  # of the second rollout
 
 
 def test_time_inside_counts_once_where_calls_are_nested():

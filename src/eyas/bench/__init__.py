@@ -1,7 +1,8 @@
 """What Eyas costs on top of the bare model: throughput as ratios, measured side by side in one process.
 
 Rates depend on the machine, ratios much less: both sides run in turn on the same prompts and the same model, on one
-thread, and process CPU time is what counts (on a GPU: elapsed time). `benchmarks/README.md` says what each ratio means.
+thread, and process CPU time is what counts (on a GPU, and for `workers_vs_in_process`: elapsed time).
+`benchmarks/README.md` says what each ratio means.
 """
 
 import time
@@ -16,6 +17,7 @@ from eyas.bench.iterations import overhead_shares
 from eyas.bench.learning import learner_sides
 from eyas.bench.measure import Comparison, compare, one_thread, spread
 from eyas.bench.memory import memory_growth, peak_memory_bytes
+from eyas.bench.overlap import compare_workers
 from eyas.bench.sampling import lockstep_sides, sampler_sides
 from eyas.bench.workload import bench_policy, bench_tasks, prompts
 from eyas.evaluation.records import provenance
@@ -25,11 +27,13 @@ GOALS: dict[str, tuple[str, float]] = {
     "sampler_vs_bare": ("at least", 0.8),
     "learner_vs_bare": ("at least", 0.8),
     "overhead_share": ("at most", 0.15),
+    "workers_vs_in_process": ("at least", 1.0),
 }
 MEANINGS = {
     "sampler_vs_bare": "tokens/s, to the bare model's",
     "sampler_vs_lockstep": "tokens/s, lengths vary",
     "learner_vs_bare": "samples/s, to the bare model's",
+    "workers_vs_in_process": "steps/s, env as slow as the model",
     "overhead_share": "of an iteration, not model or env",
 }
 
@@ -39,7 +43,7 @@ class Sizes:
     """How much is measured."""
 
     repeats: int  # of the sampler's sides
-    updates: int  # repeats of the learner's sides
+    updates: int  # repeats of the learner's sides, and of rollouts with workers and without
     prompts: int  # the sampler's batch
     new_tokens: int
     samples: int  # the learner's minibatch
@@ -64,6 +68,8 @@ def run_bench(quick: bool = False) -> dict[str, Any]:
     with one_thread():
         comparisons = _compare_with_bare(sizes)
         shares = overhead_shares(sizes.iterations, sizes.num_envs, sizes.rollout_steps)
+        comparison, overlap = compare_workers(sizes.updates, sizes.num_envs, sizes.rollout_steps)
+        comparisons["workers_vs_in_process"] = comparison
         memory = memory_growth(sizes.memory_iterations)
     spreads = {name: c.spread for name, c in comparisons.items()} | {"overhead_share": spread(shares)}
     return {
@@ -71,6 +77,7 @@ def run_bench(quick: bool = False) -> dict[str, Any]:
         "spread": spreads,
         "rates_per_s": {name: c.rates_per_s for name, c in comparisons.items()},
         "counts": {name: c.counts for name, c in comparisons.items()},
+        "overlap": overlap,
         "memory": memory,
         "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
         "clock": "elapsed, GPU" if torch.cuda.is_available() else "process CPU time, one thread",

@@ -56,9 +56,9 @@ class Comparison:
     counts: dict[str, list[int]]  # of each side: the different amounts of work in its repeats
 
 
-def compare(sides: Sequence[Side], repeats: int) -> Comparison:
+def compare(sides: Sequence[Side], repeats: int, clock: Callable[[], float] = now) -> Comparison:
     """The rate of the first side against the fastest of the others, repeat by repeat."""
-    _measure(sides, repeats)
+    _measure(sides, repeats, clock)
     ours, *others = sides
     fastest = max(others, key=lambda s: s.rate)
     ratios = [bare / own for bare, own in zip(fastest.seconds, ours.seconds, strict=True)]
@@ -75,13 +75,13 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {k: round(v, 4) for k, v in extent.items()} | {"repeats": len(values)}
 
 
-def _measure(sides: Sequence[Side], repeats: int) -> None:
+def _measure(sides: Sequence[Side], repeats: int, clock: Callable[[], float]) -> None:
     """Times the sides in turn, every other repeat in the opposite order, after one run of each to warm up."""
     for repeat in range(-1, repeats):
         for side in sides if repeat % 2 else reversed(sides):
-            begun = now()
+            begun = clock()
             count = side.run()
-            seconds = now() - begun
+            seconds = clock() - begun
             if repeat >= 0:
                 side.seconds.append(seconds)
                 side.counts.add(count)

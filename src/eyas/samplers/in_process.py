@@ -12,12 +12,12 @@ from torch import Tensor
 
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
-from eyas.samplers.scoring import OpenStep, choose_actions
+from eyas.samplers.scoring import OpenStep, Scores, choose_actions
 from eyas.seeding import generator
 from eyas.types import Completion, FinishReason, ImageStore, SampleRequest, StopRule
 
 SMALL_MODEL_PARAMETERS = 20_000_000
-GREEDY_CACHE_ENTRIES = 20_000
+CACHE_ENTRIES = 20_000
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows still write
 
 
@@ -75,7 +75,7 @@ class InProcessSampler:
     """Prompts are padded on the left; equal prompts are read once; finished rows leave the batch.
 
     Each completion draws from a generator of its own seed, so the batch that it runs in changes nothing but rounding.
-    Greedy completions of equal prompts are written once per policy version.
+    Greedy completions of equal prompts are written once per policy version, and scored actions read once.
     """
 
     def __init__(
@@ -88,10 +88,13 @@ class InProcessSampler:
         self.policy_version = 0
         self._ids_with: dict[str, frozenset[int]] = {}
         self._greedy: dict[Hashable, Completion] = {}
-        self._greedy_version = 0
+        self._scores: Scores = {}
+        self._cached_version = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
         """One completion a request, in order. Callers check first that it fits into the context."""
+        if self._cached_version != self.policy_version or len(self._greedy) + len(self._scores) > CACHE_ENTRIES:
+            self.forget()
         prompts = [self.model.encode(r.messages, self.images) for r in requests]
         written = [i for i, r in enumerate(requests) if r.choice is None or r.choice.head is not None]
         texts = self._texts([prompts[i] for i in written], [_head_of(requests[i]) for i in written])
@@ -104,13 +107,11 @@ class InProcessSampler:
             is_open = choice is not None and (choice.head is None or head.finish_reason is FinishReason.STOP)
             if choice is not None and is_open and (words := choice.continuations(head.text)):
                 open_steps[i] = OpenStep(prompts[i], request, head, words)
-        chosen = choose_actions(self.model, self.images, list(open_steps.values()), self.max_batch)
+        chosen = choose_actions(self.model, self.images, list(open_steps.values()), self.max_batch, self._scores)
         done.update(zip(open_steps, chosen, strict=True))
         return [done[i] for i in range(len(requests))]
 
     def _texts(self, prompts: Sequence[EncodedPrompt], requests: Sequence[SampleRequest]) -> list[Completion]:
-        if self._greedy_version != self.policy_version or len(self._greedy) > GREEDY_CACHE_ENTRIES:
-            self._greedy, self._greedy_version = {}, self.policy_version
         keys = [self._greedy_key(p, r) for p, r in zip(prompts, requests, strict=True)]
         seen: set[Hashable] = set()
         todo = []
@@ -131,8 +132,8 @@ class InProcessSampler:
         return [done[i] if i in done else self._greedy[keys[i]] for i in range(len(requests))]
 
     def forget(self) -> None:
-        """Drops the greedy completions: other weights were loaded, whatever their version."""
-        self._greedy = {}
+        """Drops greedy completions and scores: other weights were loaded, whatever their version."""
+        self._greedy, self._scores, self._cached_version = {}, {}, self.policy_version
 
     @staticmethod
     def _greedy_key(prompt: EncodedPrompt, request: SampleRequest) -> Hashable | None:

@@ -23,20 +23,22 @@ class OpenStep:
     texts: Sequence[str]
 
 
+Scores = dict[Hashable, tuple[np.ndarray, list[np.ndarray]]]  # what was read: of the actions, and of their tokens
+
+
 @torch.inference_mode()
 def choose_actions(
-    model: VisionLanguageModel, images: ImageStore, steps: Sequence[OpenStep], max_batch: int
+    model: VisionLanguageModel, images: ImageStore, steps: Sequence[OpenStep], max_batch: int, read: Scores
 ) -> list[Completion]:
     """One completion a step: its head and the words of the action drawn with the request's own random number.
 
-    Equal prompts with equal heads and words are read once. Temperature 0 takes the most probable action, and records its
+    Equal prompts with equal heads and words are read once, and not at all where `read` holds them. Temperature 0 takes the most probable action, and records its
     log-prob at temperature 1, as for sampled text.
     """
     samples = [_sample(model, step) for step in steps]
     keys: list[Hashable] = [_key(s, step.request) for s, step in zip(samples, steps, strict=True)]
-    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in read}
     todo = sorted(first.values(), key=lambda i: len(samples[i].ids))
-    read: dict[Hashable, tuple[np.ndarray, list[np.ndarray]]] = {}
     for begin in range(0, len(todo), max_batch):
         part = todo[begin : begin + max_batch]
         temperatures = [steps[i].request.temperature or 1.0 for i in part]
@@ -58,7 +60,7 @@ def _key(sample: TrainingSample, request: SampleRequest) -> Hashable:
     candidates = sample.steps[0].candidates
     assert candidates is not None
     words = tuple(ids.tobytes() for ids in candidates.ids)
-    return sample.ids.tobytes(), sample.image_hashes, words, request.temperature or 1.0
+    return sample.ids.tobytes(), sample.image_hashes, words, candidates.is_per_token, request.temperature or 1.0
 
 
 def _read(
