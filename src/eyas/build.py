@@ -230,7 +230,9 @@ class Agent:
         if known is not None:
             return build_task(known.model_copy(update={"env_args": {**known.env_args, **env_args}, "rewards": {}}))
         interface = self.tasks[0].interface if self.tasks else InterfaceConfig()
-        interface = interface.model_copy(update={"text": None, "action_names": None, "customise": None})
+        interface = interface.model_copy(
+            update={"text": None, "action_names": None, "observation_names": None, "customise": None}
+        )
         return build_task(TaskConfig(env=env_id, env_args=env_args, interface=interface))
 
 

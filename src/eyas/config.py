@@ -80,6 +80,9 @@ class InterfaceConfig(Config):
     )
     is_score_per_token: bool = Field(default=False, description="scored actions: divide by the number of tokens")
     action_names: tuple[str, ...] | None = Field(default=None, min_length=1, description="words for discrete actions")
+    observation_names: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="words for the numbers of an observation, in order"
+    )
     bins: int | tuple[str, ...] | None = Field(
         default=None,
         description="numbers as actions: this many (or so named) evenly spaced values; none: written numbers",

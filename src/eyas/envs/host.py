@@ -54,7 +54,10 @@ class EnvError:
 
 
 class EnvHost:
-    """One environment, made at the first reset."""
+    """One environment, made at the first reset.
+
+    Every episode begins with a reset of its own seed, and none is stepped beyond its end: an Autoreset wrapper never acts.
+    """
 
     def __init__(self, source: EnvSource):
         self._source = source

@@ -55,6 +55,7 @@ class Interface:
         thoughts: bool = True,
         text: str | None = None,
         action_names: Sequence[str] | None = None,
+        observation_names: Sequence[str] | None = None,
         bins: int | Sequence[str] | None = None,
         precision: int = 2,
         max_actions: int = 1,
@@ -82,7 +83,7 @@ class Interface:
             show=show,
             image_source=image_source,
             image_size=image_size,
-            names=naming.observation_names(env, int(np.prod(env.observation_space.shape or (0,)))),
+            names=observation_names or naming.observation_names(env, int(np.prod(env.observation_space.shape or (0,)))),
             precision=precision,
         )
         interface = cls(

@@ -150,3 +150,11 @@ def test_a_request_carries_the_interface_s_limits():
     scored = Interface.for_env(CountingEnv(), action_mode="score", thoughts=False)
     assert scored.request((), (1,), 3, 1.0).choice.continuations("") == ['{"action": "1"}']
     assert scored.most_tokens > scored.max_new_tokens
+
+
+def test_numbers_of_an_observation_take_the_given_names():
+    cart = gym.make("CartPole-v1")
+    text, _ = shown(Interface.for_env(cart, observation_names=("x", "v", "a", "w")), np.zeros(4, np.float32))
+    assert "x: 0.00, v: 0.00, a: 0.00, w: 0.00" in text
+    with pytest.raises(ConfigError, match="name"):
+        Interface.for_env(cart, observation_names=("x", "v"))
