@@ -40,9 +40,9 @@ test: install
 # that pip alone installs. As root on Debian it is all, because what pip lacks is installed too.
 test-envs:
 	@$(MAKE) --no-print-directory install VENV=.venv-envs EXTRAS=dev,envs,browser
-	@scripts/system_packages
+	scripts/system_packages
 	$(TEST_ENV) EYAS_ALL_ENVS=$${EYAS_ALL_ENVS:-$$(scripts/system_packages --check && echo 1 || echo pip)} \
-		.venv-envs/bin/python -m pytest tests/envs -rs $(PYTEST_ARGS)
+		.venv-envs/bin/python -m pytest -n 2 tests/envs -rs $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -144,8 +144,9 @@ def test_both_sides_of_the_workers_play_the_same_steps_of_an_environment_that_ta
     steps = Collector.steps
 
     def watched(collector, steps_per_env):
-        played.append([(t.episode, t.first_step, len(t.steps)) for t in (told := steps(collector, steps_per_env))])
-        return told
+        trajectories = steps(collector, steps_per_env)
+        played.append([(t.episode, t.first_step, len(t.steps)) for t in trajectories])
+        return trajectories
 
     monkeypatch.setattr(Collector, "steps", watched)
     monkeypatch.setattr(eyas.bench.overlap, "sampling_seconds", lambda *sizes: 0.04)

@@ -93,10 +93,11 @@ def _find_spec(env_id: str) -> EnvSpec:
         spec = gym.spec(_with_version(name, package))
     except gym.error.Error as error:
         nearest = difflib.get_close_matches(name, list(gym.registry), n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest and "Did you mean" not in str(error) else ""
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         if package and not _registers(package):
             hint = f"; it needs a package: type `pip install eyas[envs]`, which brings {package}"
-        raise ConfigError(f"environment '{env_id}': {error}{hint}") from error
+        problem = str(error).split(" Did you mean")[0]  # Gymnasium's own guess lacks namespace and version
+        raise ConfigError(f"environment '{env_id}': {problem}{hint}") from error
     if isinstance(spec.entry_point, str) and spec.entry_point.startswith(
         "__main__:"
     ):  # another process has another main

@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 
-from eyas.algorithms import ALGORITHMS
+from eyas.algorithms import ALGORITHMS, Algorithm
 from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
 from eyas.evaluation.evaluate import evaluation_row, play
@@ -98,8 +99,16 @@ def reinforce(run: Run, stage: RLStage) -> None:
         first_episode=first_episode(run, stage),
         workers=run.config.workers,
     )
+    with closing(collector):
+        _iterate(run, stage, algorithm, learner, collector)
+    run.state.setdefault("updates", {})[stage.name] = optimizer.steps
+    run.images.clear()
+
+
+def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, collector: Collector) -> None:
+    """The iterations that are left, from where a resumed run stands."""
     if parts := run.take_parts():
-        optimizer.load_state_dict(parts["optimizer"])
+        learner.optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
         collector.load_state_dict(parts["collector"])
     begin = run.state["iteration"]
@@ -131,15 +140,12 @@ def reinforce(run: Run, stage: RLStage) -> None:
             is_due = stage.checkpoint_every and (iteration + 1) % stage.checkpoint_every == 0
             if (is_due or run.stop_requested) and iteration + 1 < stage.iterations:
                 parts = {
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": learner.optimizer.state_dict(),
                     "learner": learner.state_dict(),
                     "collector": collector.state_dict(),
                 }
                 run.save_iteration(iteration + 1, parts)
                 run.stop_here()
-    run.state.setdefault("updates", {})[stage.name] = optimizer.steps
-    collector.close()
-    run.images.clear()
 
 
 def samples_an_iteration(stage: RLStage) -> int | None:

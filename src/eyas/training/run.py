@@ -183,7 +183,9 @@ class Run:
     def stop_here(self) -> None:
         """Raises Interrupted where the user asked to stop before the end. Call it right after a checkpoint."""
         if self.stop_requested and self.state["stage"] < len(self.config.stages):
-            raise Interrupted(f"stopped and saved: go on with `eyas train {self.folder / 'config.toml'} --resume`")
+            message = f"stopped and saved: go on with `eyas train {self.folder / 'config.toml'} --resume`"
+            self.console.print(message, highlight=False, soft_wrap=True)
+            raise Interrupted(message)
 
     def finish_stage(self, stage: Any) -> None:
         """Keeps the weights of a stage that learned under its name, and moves on: from a side branch to where it left."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from eyas.config import WorkersConfig
 from eyas.evaluation.evaluate import best_constant_action, evaluation_row, play
 from eyas.evaluation.measures import start_keys
 from eyas.evaluation.statistics import wilson_interval
@@ -105,7 +106,7 @@ def test_best_constant_action_is_chosen_on_other_seeds_than_it_is_evaluated_on()
             return observation, float(action), *rest
 
     task = text_task(PaysForOne)
-    assert best_constant_action(task, MemoryImageStore(), 0, (0, 1)) == 1
+    assert best_constant_action(task, MemoryImageStore(), 0, WorkersConfig()) == 1
     chosen_on = {environment_seed(0, Split.VALIDATION, e) for e in range(200)}
     played = evaluated(task, ConstantActor(1), 50)
     assert not chosen_on & {t.seed for t in played.trajectories}
