@@ -13,6 +13,7 @@ from eyas.models.adapter import VisionLanguageModel
 from eyas.models.nano import build_nano
 from eyas.models.policy import Policy
 from eyas.rollouts.actors import Decision, Turn
+from eyas.rollouts.encoding import encode_completion
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
@@ -168,12 +169,19 @@ def trajectory(steps: list[Step], stop_reason: StopReason = StopReason.TERMINATE
     return Trajectory(**({"task": 0, "episode": 0, "seed": 0} | fields), steps=steps, stop_reason=stop_reason)
 
 
+def said(messages: Sequence[Message] | None) -> list[tuple] | None:
+    """A prompt in plain values that can be compared: completions have no equality of their own."""
+    if messages is None:
+        return None
+    return [(m.role, m.parts, m.completion and encode_completion(m.completion)) for m in messages]
+
+
 def summary(trajectories: Sequence[Trajectory]) -> list[tuple]:
     """What was played, in plain values that can be compared."""
     return [
         (
             t.episode, t.seed, t.first_step, str(t.stop_reason), t.success, t.return_before, t.fallbacks_before,
-            [(s.messages, s.completion.text, s.action, s.executed_by, dict(s.reward.terms), dict(s.facts)) for s in t.steps],
+            [(said(s.messages), s.completion.text, s.action, s.executed_by, dict(s.reward.terms), dict(s.facts)) for s in t.steps],
         )
         for t in trajectories
     ]  # fmt: skip

@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 import helpers_envs
+from eyas.seeding import Split
+from eyas.types import TaskDescription
 from helpers_envs import HOUR_S, CountingEnv
 
 
@@ -149,6 +151,40 @@ class RaisingForSomeSeeds(ShortCounting):
         return super().step(action)
 
 
+class LosingTraining(ShortCounting):
+    """Fails for some of the episodes that training plays, and for no other: at the reset or in the first step."""
+
+    place = "reset"
+    residues = (3,)  # of four
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        number = seed or 0
+        self.is_bad = number % 4 == int(Split.TRAIN) and (number >> 2) % 4 in self.residues
+        if self.is_bad and self.place == "reset":
+            raise RuntimeError("stuck")
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        if self.is_bad and self.place == "step":
+            raise RuntimeError("stuck")
+        return super().step(action)
+
+
+class LosingTrainingSteps(LosingTraining):
+    place = "step"
+
+
+class LosingAllTraining(LosingTraining):
+    place = "step"
+    residues = (0, 1, 2, 3)
+
+
+class Factual(ShortCounting):
+    """Asks for a fact that no expert tells."""
+
+    description = TaskDescription("Count.", ("a", "b", "c"), ("count",))
+
+
 def is_bad_seed(seed: int) -> bool:
     """Of a third of the seeds, whatever their split."""
     return (seed >> 2) % 3 == 1
@@ -217,7 +253,8 @@ for environment in (
     "RaisingStep", "RaisingReset", "DyingStep", "DyingReset", "SleepingStep", "SleepingReset", "NaNReward", "OutsideSpace",
     "NoisyEnv", "BrokenConstructor", "SleepingConstructor", "Unbounded", "FourParts", "NoInfo", "NumbersForEnds",
     "WrongShape", "Endless", "Remembering", "OfItsProcess", "NothingLegal", "BigFrame", "NoFrameBesideNumbers",
-    "RaisingForSomeSeeds", "Unseeded", "OtherCharacters", "ShortCounting", "Printing",
+    "RaisingForSomeSeeds", "Unseeded", "OtherCharacters", "ShortCounting", "Printing", "LosingTraining",
+    "LosingTrainingSteps", "LosingAllTraining", "Factual",
 ):  # fmt: skip
     if f"checks/{environment}-v0" not in gym.registry:
         register(environment)

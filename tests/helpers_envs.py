@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from eyas.errors import ConfigError
 from eyas.types import ExpertMove
 
 HOUR_S = 3600.0
@@ -200,6 +201,15 @@ class OneReset(CountingEnv):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.marker.touch(exist_ok=False)
         return super().reset(**kwargs)
+
+
+def made_once(marker: str) -> gym.Env:
+    """Dies in its first step; the second of them cannot be made, and says so as advice."""
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        raise ConfigError("the port is in use") from None
+    return DyingStep()
 
 
 class Unloadable:

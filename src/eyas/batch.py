@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LEAST_CANDIDATE_TOKENS = 512  # that a row has room for behind a short sample
+MOST_MASK_CELLS = 2**26  # of one pass where actions are scored: its mask takes rows times columns twice
+
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
@@ -77,6 +80,7 @@ class ScoringBatch:
     """The scored steps of a batch: P of them with K candidates at most, M candidate tokens in all.
 
     Their words stand behind the samples, in columns of their own; each sees what came before its action, and itself.
+    Where they are many, they share several rows, which begin with the same sample.
     """
 
     elements: Tensor  # int64 (P,): index into the batch's N elements
@@ -91,7 +95,10 @@ class ScoringBatch:
 
 @dataclass(slots=True)
 class TrainingBatch:
-    """B sequences padded on the right to T tokens. N elements (completion tokens, scored actions) and S steps are flat."""
+    """B sequences padded on the right to T tokens. N elements (completion tokens, scored actions) and S steps are flat.
+
+    The first rows are the samples in their order; where actions are scored, rows of further candidates may follow.
+    """
 
     input_ids: Tensor  # int64 (B, T)
     attention_mask: Tensor  # bool (B, T), or (B, 1, T, T) where actions are scored
@@ -145,14 +152,15 @@ def collate(samples: Sequence[TrainingSample], pad_id: int, device: torch.device
     def tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
         return torch.as_tensor(values, dtype=dtype, device=device)
 
-    layout, scoring = _plain_layout(samples, pad_id), None
     if tokens.scored:
         layout, scoring = _scoring_layout(samples, pad_id, tokens.scored, tensor)
+    else:
+        layout, scoring = _plain_layout(samples, pad_id), None
     return TrainingBatch(
         input_ids=tensor(layout.ids),
         attention_mask=tensor(layout.mask, torch.bool),
         position_ids=tensor(layout.positions),
-        image_hashes=[s.image_hashes for s in samples],
+        image_hashes=layout.image_hashes,
         token_rows=tensor(tokens.rows),
         token_columns=tensor(tokens.columns),
         token_ids=tensor(tokens.ids),
@@ -173,6 +181,7 @@ class _Layout:
     ids: np.ndarray  # int64 (B, T)
     positions: np.ndarray  # int64 (B, T)
     mask: np.ndarray  # bool (B, T) or (B, 1, T, T)
+    image_hashes: list[tuple[str, ...]]  # B
 
 
 def _plain_layout(samples: Sequence[TrainingSample], pad_id: int, extra: int = 0) -> _Layout:
@@ -182,33 +191,60 @@ def _plain_layout(samples: Sequence[TrainingSample], pad_id: int, extra: int = 0
     for row, sample in enumerate(samples):
         ids[row, : len(sample.ids)] = sample.ids
         mask[row, : len(sample.ids)] = True
-    return _Layout(ids, np.tile(np.arange(width), (len(samples), 1)), mask)
+    return _Layout(ids, np.tile(np.arange(width), (len(samples), 1)), mask, [s.image_hashes for s in samples])
+
+
+@dataclass(slots=True)
+class _Places:
+    """Where the words of candidates stand."""
+
+    samples: list[int]  # of each row, the sample that it begins with: each in its order, then those that go on
+    widths: list[int]  # tokens of each row
+    begins: list[list[tuple[int, int]]]  # of each scored step and candidate, row and first column
+
+
+def _places(samples: Sequence[TrainingSample]) -> _Places:
+    """A row holds no more candidate tokens than sample tokens, so that memory does not grow with their square."""
+    places = _Places(list(range(len(samples))), [len(s.ids) for s in samples], [])
+    for index, sample in enumerate(samples):
+        row, begin = index, len(sample.ids)
+        room = begin + max(begin, LEAST_CANDIDATE_TOKENS)
+        for step in sample.steps:
+            if step.candidates is None:
+                continue
+            places.begins.append([])
+            for ids in step.candidates.ids:
+                if begin < places.widths[row] and places.widths[row] + len(ids) > room:
+                    row = len(places.samples)
+                    places.samples.append(index)
+                    places.widths.append(begin)
+                places.begins[-1].append((row, places.widths[row]))
+                places.widths[row] += len(ids)
+    return places
 
 
 def _scoring_layout(
     samples: Sequence[TrainingSample], pad_id: int, elements: list[int], tensor: Callable[..., Tensor]
 ) -> tuple[_Layout, ScoringBatch]:
     """Each row holds its sample, then the words of every candidate of each scored step, all read in one pass."""
-    choices = [(row, s) for row, sample in enumerate(samples) for s in sample.steps if s.candidates is not None]
-    extra = max(
-        sum(len(ids) for s in sample.steps if s.candidates for ids in s.candidates.ids) + len(sample.ids)
-        for sample in samples
-    ) - max(len(s.ids) for s in samples)
-    layout = _plain_layout(samples, pad_id, extra)
+    choices = [s for sample in samples for s in sample.steps if s.candidates is not None]
+    places = _places(samples)
+    extra = max(places.widths) - max(len(s.ids) for s in samples)
+    layout = _plain_layout([samples[i] for i in places.samples], pad_id, extra)
     width = layout.ids.shape[1]
     causal = np.tril(np.ones((width, width), dtype=bool))
     mask = causal & layout.mask[:, None, :]
-    most = max(len(s.candidates.ids) for _, s in choices)  # type: ignore[union-attr]
+    most = max(len(s.candidates.ids) for s in choices)  # type: ignore[union-attr]
     lengths = np.zeros((len(choices), most), dtype=np.float32)
     logprobs = np.full((len(choices), most), -np.inf, dtype=np.float32)
-    tokens, free = _Columns(), [len(s.ids) for s in samples]
-    for place, (row, step) in enumerate(choices):
+    tokens = _Columns()
+    for place, step in enumerate(choices):
         assert step.candidates is not None
         if step.candidates.sampling_logprobs is not None:
             logprobs[place, : len(step.candidates.ids)] = step.candidates.sampling_logprobs
         for index, ids in enumerate(step.candidates.ids):
-            begin, end = free[row], free[row] + len(ids)
-            free[row] = end
+            row, begin = places.begins[place][index]
+            end = begin + len(ids)
             layout.ids[row, begin:end] = ids
             layout.positions[row, begin:end] = np.arange(step.action_start, step.action_start + len(ids))
             mask[row, begin:end, step.action_start :] = False
@@ -218,7 +254,7 @@ def _scoring_layout(
     layout.mask = mask[:, None]
     return layout, ScoringBatch(
         elements=tensor(elements),
-        chosen=tensor([s.candidates.chosen for _, s in choices if s.candidates]),
+        chosen=tensor([s.candidates.chosen for s in choices if s.candidates]),
         lengths=tensor(lengths, torch.float32),
         sampling_logprobs=tensor(logprobs, torch.float32),
         token_rows=tensor(tokens.rows),
@@ -245,6 +281,21 @@ def first_token_beyond(ids: np.ndarray, character: int, decode: Callable[[np.nda
 
 def micro_batches(samples: Sequence[TrainingSample], size: int) -> Iterator[list[TrainingSample]]:
     """Splits a minibatch by similar length, so that little is padded. The gradient does not depend on the split."""
-    ordered = sorted(samples, key=lambda s: len(s.ids))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    for part in parts(samples, size):
+        yield [samples[i] for i in part]
+
+
+def parts(samples: Sequence[TrainingSample], size: int) -> Iterator[list[int]]:
+    """Indices of samples of similar length, up to `size` together; fewer where their candidates would fill the memory."""
+    shapes = [_places([s]).widths for s in samples]
+    is_scored = any(step.candidates for s in samples for step in s.steps)  # else the mask is small
+    part: list[int] = []
+    rows = width = 0
+    for index in sorted(range(len(samples)), key=lambda i: len(samples[i].ids)):
+        rows, width = rows + len(shapes[index]), max(width, *shapes[index])
+        if part and (len(part) == size or (is_scored and rows * width**2 > MOST_MASK_CELLS)):
+            yield part
+            part, rows, width = [], len(shapes[index]), max(shapes[index])
+        part.append(index)
+    if part:
+        yield part

@@ -224,16 +224,41 @@ class Agent:
     def task(self, env_id: str, **env_args: Any) -> Task:
         """As in training where it was trained on this environment, with `env_args` in place of those of the same name.
 
-        Another environment is asked about in the way of the first task, but for what belongs to that one: its text and names.
+        Another environment is asked about in the way of the first task, but for what belongs to that one: its text, its
+        names, and how its actions are put into words.
         """
-        known = next((t for t in self.tasks if t.env == env_id), None)
+        spec_id = env_factory(env_id).spec.id  # an environment has several names, with and without its module
+        known = next((t for t in self.tasks if t.env == env_id or _spec_id(t.env) == spec_id), None)
         if known is not None:
             return build_task(known.model_copy(update={"env_args": {**known.env_args, **env_args}, "rewards": {}}))
-        interface = self.tasks[0].interface if self.tasks else InterfaceConfig()
-        interface = interface.model_copy(
-            update={"text": None, "action_names": None, "observation_names": None, "customise": None}
-        )
-        return build_task(TaskConfig(env=env_id, env_args=env_args, interface=interface))
+        interface = _of_any_env(self.tasks[0].interface) if self.tasks else InterfaceConfig()
+        if self.tasks:
+            trained_on = ", ".join(t.env for t in self.tasks)
+            log.warning("%s was not trained on, only %s: it is asked about in the way of the first", env_id, trained_on)
+        config = TaskConfig(env=env_id, env_args=env_args, interface=interface)
+        try:
+            return build_task(config)
+        except ConfigError as error:
+            if interface.action_mode != "score":
+                raise
+            as_text = interface.model_copy(update={"action_mode": "text"})
+            task = build_task(config.model_copy(update={"interface": as_text}))
+            log.warning("%s. Here they are written as text", error)
+            return task
+
+
+def _spec_id(env_id: str) -> str | None:
+    """What Gymnasium calls it; None where its module is not here, which a checkpoint may outlive."""
+    try:
+        return env_factory(env_id).spec.id
+    except ConfigError:
+        return None
+
+
+def _of_any_env(interface: InterfaceConfig) -> InterfaceConfig:
+    """Without what fits the environment alone that it was written for."""
+    own = ("text", "action_names", "observation_names", "customise", "bins", "max_actions", "separator")
+    return interface.model_copy(update={key: InterfaceConfig.model_fields[key].default for key in own})
 
 
 def _training_of(folder: Path) -> tuple[tuple[TaskConfig, ...], frozenset[str] | None]:
@@ -256,9 +281,13 @@ def evaluate(
     decodings: Sequence[str] = ("greedy", "sample"),
     on_episode: Callable[[int], None] | None = None,
     workers: int = 0,
+    num_envs: int = 64,
     **env_args: Any,
 ) -> EvalReport:
-    """Plays an environment on evaluation seeds, greedily and at temperature 1, in this process or with `workers`."""
+    """Plays an environment on evaluation seeds, greedily and at temperature 1, in this process or with `workers`.
+
+    `num_envs` copies of it are stepped together.
+    """
     begun = time.perf_counter()
     task = agent.task(env_id, **env_args)
     rows = []
@@ -270,6 +299,7 @@ def evaluate(
             agent.images,
             seed,
             range(episodes),
+            num_envs=num_envs,
             on_episode=on_episode,
             keep_pictures_below=0,
             workers=WorkersConfig(count=workers),

@@ -1,14 +1,12 @@
 """What a run is made of: `RunConfig`, its parts, and its problems in words. No torch."""
 
-import difflib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from .errors import ConfigError
+from .problems import hint, in_words, listed
 from .types import FailureEffect
 
 Row = Literal["random", "constant", "expert", "untrained", "sft", "sft_continued", "rl"]
@@ -54,6 +52,20 @@ class HistoryConfig(Config):
         default="drop", description="conversation: what becomes of pictures beyond keep_images"
     )
 
+    @model_validator(mode="after")
+    def _has_no_idle_option(self) -> Self:
+        """A recipe that is written out names every default, so only other values count as asked for."""
+        readers = {"k": "last_k", "keep_images": "conversation", "older_images": "conversation"}
+        for key in sorted(self.model_fields_set & set(readers)):
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default and self.kind != readers[key]:
+                raise ValueError(
+                    f"{key} = {value!r} does nothing with kind '{self.kind}': remove it, or set kind = '{readers[key]}'"
+                )
+        if self.kind == "conversation" and self.older_images == "downscale" and not self.keep_images:
+            raise ValueError("older_images = 'downscale' does nothing where keep_images = 0 keeps all: set keep_images")
+        return self
+
 
 class InterfaceConfig(Config):
     """How observations become prompts and completions become actions."""
@@ -79,7 +91,11 @@ class InterfaceConfig(Config):
         description="actions are written token by token, or chosen by scoring the words of every legal one",
     )
     is_score_per_token: bool = Field(default=False, description="scored actions: divide by the number of tokens")
-    action_names: tuple[str, ...] | None = Field(default=None, min_length=1, description="words for discrete actions")
+    action_names: tuple[str, ...] | tuple[tuple[str, ...], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="words for discrete actions, in order; of several choices a list for each one",
+    )
     observation_names: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="words for the numbers of an observation, in order"
     )
@@ -145,6 +161,11 @@ class OptimConfig(Config):
 
 # ----------------------------------------------------------------------------------------------- the stages
 
+_COPIES = (
+    "copies of the environment that are stepped together: more share a pass of the model, each takes its own memory; "
+    "a few where one starts a browser or an emulator"
+)
+
 
 class CollectStage(Config):
     """Writes episodes of a policy that does not learn: demonstrations."""
@@ -158,6 +179,7 @@ class CollectStage(Config):
         default=0.0, ge=0, le=1, description="share of steps that play a random legal action instead"
     )
     episodes: int = Field(ge=1)
+    num_envs: int = Field(default=64, ge=1, description=_COPIES)
     task: int = Field(default=0, ge=0, description="index in `tasks`")
 
 
@@ -221,6 +243,7 @@ class RLStage(Config):
     num_envs: int = Field(default=32, ge=1, description="copies of the environment that are stepped together")
     rollout_steps: int | None = Field(default=None, ge=1, description="steps a copy; 8 where neither length is given")
     rollout_episodes: int | None = Field(default=None, ge=1, description="whole episodes an iteration")
+    group_size: int = Field(default=1, ge=1, description="episodes that share a start")
     epochs: int = Field(default=2, ge=1, description="passes over an iteration's samples")
     minibatch_size: int = Field(default=64, ge=1, description="environment steps an update")
     micro_batch_size: int | None = Field(
@@ -246,6 +269,19 @@ class RLStage(Config):
             raise ValueError("give exactly one of 'rollout_steps' and 'rollout_episodes'")
         return self
 
+    @model_validator(mode="after")
+    def _has_whole_groups(self) -> Self:
+        if self.group_size > 1 and self.rollout_episodes is None:
+            raise ValueError(
+                f"group_size = {self.group_size} needs whole episodes: give 'rollout_episodes', a multiple of it, "
+                "in place of 'rollout_steps'"
+            )
+        if self.rollout_episodes is not None and self.rollout_episodes % self.group_size:
+            raise ValueError(
+                f"rollout_episodes = {self.rollout_episodes} is no multiple of group_size = {self.group_size}"
+            )
+        return self
+
 
 class EvalStage(Config):
     """Evaluates a ladder of policies on the same seeds."""
@@ -253,6 +289,7 @@ class EvalStage(Config):
     kind: Literal["eval"] = "eval"
     name: Name = Field(default="eval", description="how other stages refer to this one")
     episodes: int = Field(default=500, ge=1, description="a row")
+    num_envs: int = Field(default=64, ge=1, description=_COPIES)
     seed: int = Field(default=0, ge=0, description="of the evaluation episodes; never shared with training")
     rows: tuple[Row, ...] | None = Field(default=None, min_length=1, description="none: every row that the run has")
     decodings: tuple[Decoding, ...] = Field(default=("greedy", "sample"), min_length=1)
@@ -286,7 +323,7 @@ class RunConfig(Config):
     max_env_failures_in_a_row: int = Field(
         default=10,
         ge=1,
-        description="episodes lost to their environment, with none that ended between, that stop the run",
+        description="episodes lost to their environment, with none that ended between, that stop the run: of one copy, or this often the number of copies in all",
     )
     workers: WorkersConfig = Field(default_factory=WorkersConfig, description="where environments run")
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -301,9 +338,9 @@ class RunConfig(Config):
         try:
             config = validate(data)
         except ValidationError as error:
-            raise ConfigError(_listed([_describe(e) for e in error.errors() if not _is_echo(e)])) from None
+            raise ConfigError(in_words(error, cls, _STAGES)) from None
         if problems := list(_cross_stage_problems(config)):
-            raise ConfigError(_listed(problems))
+            raise ConfigError(listed(problems))
         return config
 
     def stage(self, name: str) -> CollectStage | SFTStage | RLStage | EvalStage:
@@ -376,92 +413,3 @@ def _missing_rows(earlier: Sequence[Any]) -> set[Row]:
         "rl": any(isinstance(stage, RLStage) for stage in earlier),
     }
     return {row for row, is_there in has.items() if not is_there}
-
-
-# ----------------------------------------------------------------------------------------------- problems in words
-
-
-def _listed(problems: Sequence[str]) -> str:
-    return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
-
-
-def _is_echo(detail: ErrorDetails) -> bool:
-    """pydantic also calls a list too short when its elements are wrong: those are reported themselves."""
-    return detail["type"] == "too_short" and bool(detail["input"])
-
-
-def _describe(detail: ErrorDetails) -> str:
-    """One pydantic error as `path: message`."""
-    location = detail["loc"]
-    path = ".".join(str(part) for part in _without_tag(location)) or "the recipe"
-    return f"{path}: {_message(detail, location)}"
-
-
-def _message(detail: ErrorDetails, location: tuple[int | str, ...]) -> str:
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"unknown key{_keyhint(str(location[-1]), _part_at(location[:-1]))}"
-        case "missing":
-            return "is required"
-        case "union_tag_not_found":
-            return f"needs a kind, one of {', '.join(_STAGES)}"
-        case "union_tag_invalid":
-            tag = detail.get("ctx", {}).get("tag", "")
-            return f"unknown kind '{tag}'{hint(tag, _STAGES)}"
-        case "string_pattern_mismatch":
-            return f"should begin with a letter and hold letters, digits, '.', '_' and '-' only, not {_shortened(detail['input'])}"
-        case "value_error":
-            return str(detail.get("ctx", {}).get("error", detail["msg"]))
-        case "too_short" | "string_too_short":
-            return "should not be empty"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"should be a table, not {_shortened(detail['input'])}"
-        case "tuple_type":
-            return f"should be a list, not {_shortened(detail['input'])}"
-        case _:
-            wanted = re.sub(r", (unable|got) .*", "", detail["msg"]).replace("Input should", "should")
-            return f"{wanted}, not {_shortened(detail['input'])}"
-
-
-def _shortened(value: Any, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def _without_tag(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """pydantic writes `stages.1.rl.lr`, with the kind as a part of the path: users write `stages.1.lr`."""
-    is_stage = len(location) > 2 and location[0] == "stages" and location[2] in _STAGES
-    return location[:2] + location[3:] if is_stage else location
-
-
-def _part_at(location: tuple[int | str, ...]) -> type[Config]:
-    part: type[Config] = RunConfig
-    for key in location:
-        if key in _STAGES:
-            part = _STAGES[str(key)]
-        elif key in part.model_fields:
-            part = _part_in(part.model_fields[str(key)].annotation) or part
-    return part
-
-
-def _part_in(annotation: Any) -> type[Config] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _part_in(arg))), None)
-
-
-def _keyhint(key: str, part: type[Config]) -> str:
-    for name, field in part.model_fields.items():
-        inner = _part_in(field.annotation)
-        if inner is not None and key in inner.model_fields and name not in ("tasks", "stages"):
-            return f"; did you mean '{name}.{key}'?"
-    return hint(key, part.model_fields)
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, or all of them where none is near."""
-    names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1)
-    if nearest:
-        return f"; did you mean '{nearest[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""

@@ -28,7 +28,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # cut at max_new_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # == of what holds arrays has no answer
 class ActionScores:
     """The exact distribution over the actions that a scored step chose from, in place of a sampled action text."""
 
@@ -39,7 +39,7 @@ class ActionScores:
     is_per_token: bool = False  # whether each one's log-prob was divided by its number of tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
     """What the model generated for one step. Ids and log-probs are None for a person, an expert or a served model."""
 

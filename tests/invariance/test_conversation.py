@@ -10,14 +10,16 @@ import torch
 from eyas.algorithms import PPO
 from eyas.batch import Denominators, TrainingSample, collate
 from eyas.config import OptimConfig, PPOConfig
+from eyas.evaluation.evaluate import play as play_episodes
 from eyas.interface.history import Conversation, LastObservations, NoHistory, PastStep, Shown, Summary
+from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.samples import annotate, build_samples, supervised_samples
 from eyas.training.learner import Learner
 from eyas.training.loop import minibatches
 from eyas.training.optim import Optimizer
 from eyas.types import Completion, ImagePart, ParsedAction, SampleRequest, StopReason, TextPart
-from helpers import nano_policy, picture, step, trajectory
+from helpers import CountingEnv, nano_policy, picture, step, text_task, trajectory
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +248,18 @@ def test_minibatches_count_steps_and_keep_conversations_whole():
     parts = minibatches([sample(4), sample(4), sample(8)], 8)
     assert [[len(s.steps) for s in part] for part in parts] == [[4, 4], [8]]
     assert [len(p) for p in minibatches([sample(20), sample(1)], 7)] == [1, 1]
+
+
+def test_imagecut_a_conversation_that_no_longer_fits_ends_with_its_own_reason():
+    """Played by a real model with a small context; the critic bootstraps from the last prompt that fitted."""
+    small = nano_policy(context=260)
+    task = text_task(lambda: CountingEnv(length=None), history=Conversation(), max_new_tokens=8)
+    (played,) = play_episodes(task, PolicyActor(small), small.images, 0, range(1)).trajectories
+    lengths = [len(small.model.encode(s.messages, small.images).ids) for s in played.steps]
+    assert played.stop_reason is StopReason.CONTEXT_OVERFLOW and played.success is False
+    assert len(lengths) > 2 and lengths == sorted(lengths) and lengths[-1] + 8 <= 260
+    assert played.final_messages == played.steps[-1].messages
+    samples = build_samples([played], small.model, small.images)
+    annotate(small, [played], samples)
+    assert len(samples) == 1 and len(samples[0].steps) == len(played.steps)
+    assert samples[0].steps[-1].next_value == pytest.approx(samples[0].steps[-1].value)

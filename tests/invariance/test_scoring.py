@@ -257,3 +257,50 @@ def test_stalecache_scores_of_other_weights_are_not_used():
     assert np.array_equal(policy.sample([request])[0].scores.logprobs, before)  # the weights moved, the version did not
     policy.version += 1
     assert not np.allclose(policy.sample([request])[0].scores.logprobs, before, atol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------------- many actions
+
+MANY = FORMATS["json"](codec_for(spaces.Discrete(40), [f"go to the field {i}" for i in range(40)]), (), False)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Rows hold no more candidates than their prompt has tokens, and few of them are read together."""
+    monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", 1)
+    monkeypatch.setattr("eyas.batch.MOST_MASK_CELLS", 2**16)
+
+
+def test_many_actions_are_read_in_several_rows_and_are_worth_what_they_are_alone(narrow):
+    policy = nano_policy()
+    requests = requests_of(policy, MANY, 3, temperature=0.7)
+    completions = policy.sample(requests)
+    samples = build_samples(
+        [trajectory([step(c, MANY.parse(c), 0.0, r.messages)]) for r, c in zip(requests, completions)],
+        policy.model,
+        policy.images,
+    )
+    assert all(len(collate([s], policy.model.pad_id).input_ids) > 2 for s in samples)
+    for request, completion in zip(requests, completions):
+        texts = request.choice.continuations("")
+        expected = brute_force(policy, request, np.zeros(0, np.int64), texts, temperature=0.7)
+        assert np.allclose(completion.scores.logprobs, expected, atol=1e-4)
+    with torch.no_grad():
+        output = make_learner(policy, 0.7).forward(collate(samples, policy.model.pad_id))
+    assert np.allclose(output.logprobs.numpy(), np.concatenate([s.sampling_logprobs for s in samples]), atol=1e-4)
+
+
+def test_the_gradient_is_the_same_however_many_rows_the_actions_take(policy, monkeypatch):
+    _, samples = training_samples(policy, MANY)
+    learner = make_learner(policy)
+    gradients, rows = [], []
+    for least in (10_000, 1):
+        monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", least)
+        learner.optimizer.zero_grad()
+        batch = collate(samples[:3], policy.model.pad_id)
+        rows.append(len(batch.input_ids))
+        (-learner.forward(batch).logprobs.sum()).backward()
+        gradients.append([p.grad.clone() for p in learner.optimizer.parameters if p.grad is not None])
+    assert rows[0] == 3 and rows[1] > 9
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=1e-3)

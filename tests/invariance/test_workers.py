@@ -28,7 +28,7 @@ from eyas.rollouts.datasets import load_trajectories
 from eyas.rollouts.images import MemoryImageStore
 from eyas.seeding import Split
 from eyas.types import FailureEffect, StopReason
-from helpers import ScriptedPolicy, seeded_text, summary, text_task
+from helpers import ScriptedPolicy, said, seeded_text, summary, text_task
 from helpers_envs import ends_within, is_running
 from helpers_walks import Uneven
 from tiny_runs import ENVIRONMENT
@@ -85,7 +85,7 @@ def collector(task, workers=0, schedule=None, kind=Collector):
 
 def told(collector, trajectories):
     """All that learning could see. Prompts name their pictures by content hash."""
-    ends = [(t.group, t.final_messages, t.progress) for t in trajectories]
+    ends = [(t.group, said(t.final_messages), t.progress) for t in trajectories]
     return summary(trajectories), ends, collector.lost_episodes, collector.env_failures
 
 

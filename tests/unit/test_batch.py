@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate, first_token_beyond, micro_batches
+from eyas.batch import (
+    Candidates,
+    Denominators,
+    SampleStep,
+    TrainingSample,
+    collate,
+    first_token_beyond,
+    micro_batches,
+)
 from eyas.models.nano import nano_tokenizer
 
 A = TrainingSample(np.array([5, 6, 7, 8, 9]), ("h",), (SampleStep(3, 4, 5, value=0.5, advantage=2.0, value_target=1.5),),
@@ -49,6 +57,54 @@ def test_micro_batches_hold_every_sample_once(size):
     parts = list(micro_batches(samples, size))
     assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples))
     assert all(len(p) <= size for p in parts)
+
+
+# ----------------------------------------------------------------------------------------------- many candidates
+
+
+def scored(num_tokens, *candidates, action_start=None):
+    """A sample whose action was chosen among candidates of so many tokens each."""
+    words = Candidates(tuple(100 * (i + 1) + np.arange(n) for i, n in enumerate(candidates)), chosen=1)
+    start = num_tokens - 2 if action_start is None else action_start
+    return TrainingSample(
+        np.arange(num_tokens), (f"{num_tokens} tokens",), (SampleStep(start, start, num_tokens, words),)
+    )
+
+
+def test_candidates_that_do_not_fit_behind_their_sample_share_rows_that_begin_with_it(monkeypatch):
+    monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", 4)
+    batch = collate([scored(5, 2, 2, 2, 9, 1), scored(3, 1, 1)], pad_id=0)
+    assert batch.image_hashes == [("5 tokens",), ("3 tokens",), ("5 tokens",), ("5 tokens",), ("5 tokens",)]
+    assert batch.input_ids[[0, 2, 3, 4], :5].tolist() == [[0, 1, 2, 3, 4]] * 4
+    assert batch.input_ids[0, 5:].tolist() == [100, 101, 200, 201] + [0] * 5
+    assert batch.input_ids[2, 5:7].tolist() == [300, 301]
+    assert batch.input_ids[3, 5:].tolist() == [*range(400, 409)]  # one that is too long has a row of its own
+    assert batch.input_ids[4, 5] == 500
+    assert batch.scoring.token_rows.tolist() == [0] * 4 + [2] * 2 + [3] * 9 + [4] + [1] * 2
+    assert batch.scoring.token_candidates.tolist() == [0, 0, 1, 1, 2, 2, *[3] * 9, 4, 5, 6]
+    assert batch.step_rows.tolist() == [0, 1] and batch.token_rows.max() == 1
+    sees = batch.attention_mask[2, 0]
+    assert sees[5].nonzero()[:, 0].tolist() == [0, 1, 2, 5]  # what came before the action, and itself
+    assert sees[6].nonzero()[:, 0].tolist() == [0, 1, 2, 5, 6]
+    assert batch.position_ids[2, 5:7].tolist() == [3, 4]
+
+
+def test_candidates_take_no_more_columns_than_their_sample_or_a_few():
+    few, many = collate([scored(40, *[8] * 64)], 0), collate([scored(40, *[8] * 65)], 0)
+    assert few.input_ids.shape == (1, 40 + 512)
+    assert many.input_ids.shape == (2, 40 + 512)
+    assert collate([scored(600, *[8] * 75)], 0).input_ids.shape == (1, 1200)
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_micro_batches_of_scored_steps_stay_below_the_memory_of_their_mask(monkeypatch, size):
+    monkeypatch.setattr("eyas.batch.MOST_MASK_CELLS", 5 * 40**2)
+    samples = [scored(20, *[4] * 5) for _ in range(12)] + [scored(30, 2, 2)]
+    parts = list(micro_batches(samples, size))
+    assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples))
+    assert [len(p) for p in parts] == ([5, 5, 3] if size == 100 else [2] * 6 + [1])
+    assert all(collate(p, 0).attention_mask.numel() <= 5 * 40**2 for p in parts)
+    assert [len(p) for p in micro_batches([A, B] * 4, 8)] == [8]  # what is not scored has a small mask
 
 
 # ----------------------------------------------------------------------------------------------- the action span

@@ -71,6 +71,52 @@ def test_a_run_fills_in_defaults() -> None:
     assert run.tasks[0].interface.on_parse_failure is FailureEffect.RANDOM_LEGAL
 
 
+def with_interface(**interface: Any) -> dict[str, Any]:
+    return run_table(tasks=[{"env": "eyas/X-v0", "interface": interface}])
+
+
+@pytest.mark.parametrize(
+    ("history", "told"),
+    [
+        ({"k": 2}, "k = 2 does nothing with kind 'none': remove it, or set kind = 'last_k'"),
+        ({"kind": "last_k", "keep_images": 3}, "keep_images = 3 does nothing with kind 'last_k'"),
+        ({"kind": "summary", "older_images": "downscale"}, "older_images = 'downscale' does nothing"),
+        ({"kind": "conversation", "older_images": "downscale"}, "set keep_images"),
+    ],
+)
+def test_an_option_of_a_history_that_would_do_nothing_is_refused(history: dict[str, Any], told: str) -> None:
+    assert told in message(with_interface(history=history))
+
+
+def test_a_history_that_was_written_out_with_its_defaults_is_read_again() -> None:
+    histories = [{"kind": "last_k", "k": 2}, {"kind": "conversation", "keep_images": 1, "older_images": "downscale"}]
+    for history in [{}, *histories]:
+        run = RunConfig.model_validate(with_interface(history=history))
+        assert RunConfig.model_validate(run.model_dump(mode="json", by_alias=True)) == run
+
+
+def test_several_choices_are_named_by_a_list_for_each() -> None:
+    names = [["left", "right"], ["open", "shut"]]
+    run = RunConfig.model_validate(with_interface(action_names=names))
+    assert run.tasks[0].interface.action_names == (("left", "right"), ("open", "shut"))
+    flat = RunConfig.model_validate(with_interface(action_names=["left", "right"]))
+    assert flat.tasks[0].interface.action_names == ("left", "right")
+    assert "action_names" in message(with_interface(action_names=["left", ["open", "shut"]]))
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        ({"rollout_steps": 8}, "group_size = 4 needs whole episodes"),
+        ({}, "group_size = 4 needs whole episodes"),
+        ({"rollout_episodes": 10}, "rollout_episodes = 10 is no multiple of group_size = 4"),
+    ],
+)
+def test_a_group_is_never_cut(length: dict[str, int], told: str) -> None:
+    assert told in message(run_table({**RL, **length, "group_size": 4}))
+    assert RunConfig.model_validate(run_table({**RL, "rollout_episodes": 8, "group_size": 4}))
+
+
 def test_a_run_is_frozen() -> None:
     run = RunConfig.model_validate(run_table())
     with pytest.raises(ValidationError, match="frozen"):

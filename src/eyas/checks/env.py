@@ -125,7 +125,10 @@ class _Checking:
     def _write_recipe(self, task: Task) -> None:
         rows = self.report.baselines
         length = rows["expert" if "expert" in rows else "random"]["mean_length_steps"]
-        interface = fitted(self.config.interface, self.picture_side, self.report.preflight.get("expert_tokens_max", 0))
+        tokens = self.report.preflight.get("demonstration_tokens_max", 0)
+        interface = fitted(self.config.interface, self.picture_side, tokens)
+        if "expert" not in rows and task.interface.format.fact_keys:
+            interface = interface.model_copy(update={"thoughts": False})  # random play knows no facts to write
         config = self.config.model_copy(update={"interface": interface})
         self.report.recipe = minimal_recipe(config, self.model or ModelConfig(), "expert" in rows, length)
         if self.folder is not None:

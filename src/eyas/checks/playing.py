@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from eyas.evaluation.evaluate import Played, evaluation_row, play
 from eyas.rollouts.actors import Actor, ExpertActor, RandomActor
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
-from eyas.types import StopReason
+from eyas.types import ExpertMove, StopReason
 
 collecting = logging.getLogger("eyas.rollouts.collector")
 
@@ -23,13 +24,23 @@ BUDGET_S = 30.0  # for the episodes of one player
 PROMPT_S = 1e-3  # about what making the prompt of a step takes
 
 
-class _Losses(logging.Handler):
+class Losses(logging.Handler):
     """Keeps what was last said of a lost episode."""
 
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.last = record.getMessage()
+
+    @classmethod
+    @contextmanager
+    def heard(cls) -> "Iterator[Losses]":
+        losses = cls()
+        collecting.addHandler(losses)
+        try:
+            yield losses
+        finally:
+            collecting.removeHandler(losses)
 
 
 def check_baselines(
@@ -40,7 +51,7 @@ def check_baselines(
     workers: WorkersConfig,
     on_progress: Callable[[str], None],
 ) -> set[str]:
-    """Plays random episodes, and the expert's where there is one; gives what the expert wrote.
+    """Plays random episodes, and the expert's where there is one; gives what demonstrations of them say.
 
     Long episodes are cut, so that it takes about a minute.
     """
@@ -51,10 +62,9 @@ def check_baselines(
     limit = longest(step_s, episodes)
     for name, actor in players.items():
         on_progress(f"{episodes} {name} episodes")
-        losses = _Losses()
-        collecting.addHandler(losses)
         try:
-            played = _play(task, actor, episodes, limit, workers)
+            with Losses.heard() as losses:
+                played = _play(task, actor, episodes, limit, workers)
         except EnvironmentFailure as error:
             first, _, rest = str(error).partition("\n")
             report.add(name, f"{first} {rest.splitlines()[-1] if rest else ''}", Level.ERROR, rest)
@@ -62,11 +72,20 @@ def check_baselines(
         except EyasError as error:
             report.add(name, str(error), Level.ERROR)
             return written
-        finally:
-            collecting.removeHandler(losses)
         _tell(report, name, task, played, limit, losses.last)
-        written |= {step.completion.text for t in played.trajectories for step in t.steps if step.completion.text}
+        written |= _written(task, name, played)
     return written
+
+
+def _written(task: Task, name: str, played: Played) -> set[str]:
+    """What an expert wrote; what random play will write, where no expert demonstrates."""
+    steps = [step for t in played.trajectories for step in t.steps]
+    if name == "expert":
+        return {step.completion.text for step in steps}
+    if task.expert is not None or task.interface.format.fact_keys:
+        return set()
+    moves = (ExpertMove(step.action, thought=f"I choose {step.action_name}.") for step in steps)
+    return {task.interface.write(move) for move in moves}
 
 
 def longest(step_s: float, episodes: int, budget_s: float = BUDGET_S) -> int:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from eyas.build import build_policy
+from eyas.checks.playing import Losses
 from eyas.checks.recipe import ROOM_TOKENS
 from eyas.checks.report import Level, Report
 from eyas.config import ModelConfig, WorkersConfig
@@ -48,6 +50,7 @@ class Rollout:
     policy: Policy
     actor: TimedActor
     parts: list[Trajectory]
+    lost: list[int]  # numbers of the first episodes that the environment lost
 
     @property
     def steps(self) -> list[Step]:
@@ -55,15 +58,15 @@ class Rollout:
 
     def prompt_lengths(self) -> list[int]:
         """In tokens, of the different prompts."""
-        prompts = {step.messages for step in self.steps}
-        return [len(self.policy.model.encode(messages, self.policy.images).ids) for messages in prompts]
+        encoded = [self.policy.model.encode(step.messages, self.policy.images) for step in self.steps]
+        return [len(prompt.ids) for prompt in {e.key: e for e in encoded}.values()]
 
-    def returns(self) -> tuple[np.ndarray, int]:
-        """Returns (GROUPS, GROUP_SIZE) so far, and how many of the episodes have ended."""
-        last = {part.episode: part for part in self.parts}  # the parts of an episode come in order
-        returns = [last[episode].total_return for episode in range(GROUPS * GROUP_SIZE)]
-        num_ended = sum(last[episode].has_ended for episode in range(GROUPS * GROUP_SIZE))
-        return np.reshape(returns, (GROUPS, GROUP_SIZE)), num_ended
+    def returns(self) -> tuple[list[list[float]], int]:
+        """Returns so far of each group's episodes, without those that were lost, and how many still went on."""
+        first = [p for p in self.parts if p.episode < GROUPS * GROUP_SIZE and p.episode not in self.lost]
+        last = {part.episode: part for part in first}  # the parts of an episode come in order
+        groups = [[t.total_return for e, t in last.items() if e // GROUP_SIZE == group] for group in range(GROUPS)]
+        return groups, sum(not t.has_ended for t in last.values())
 
 
 def check_with_model(
@@ -74,12 +77,19 @@ def check_with_model(
     step_s: float,
     workers: WorkersConfig,
 ) -> None:
-    """Plays groups of episodes for some seconds, and says what training would meet. `written`: what an expert wrote."""
+    """Plays groups of episodes for some seconds, and says what training would meet. `written`: what demonstrations say."""
     try:
-        rollout = _play_groups(task, config, workers)
+        with Losses.heard() as losses:
+            rollout = _play_groups(task, config, workers)
     except EyasError as error:
         traceback = str(error) if isinstance(error, EnvironmentFailure) else ""
         report.add("model", f"{config.name}: {str(error).splitlines()[0]}", Level.ERROR, traceback)
+        return
+    if rollout.lost:
+        numbers = ", ".join(str(episode) for episode in sorted(rollout.lost))
+        told = f"training episodes {numbers} were lost to the environment; the last: {losses.last}"
+        report.add("lost episodes", told, Level.ERROR)
+    if not rollout.steps:
         return
     parameters = list(rollout.policy.model.model.parameters())
     gib = sum(p.numel() * (p.element_size() + 12) for p in parameters) / 2**30
@@ -104,14 +114,14 @@ def _play_groups(task: Task, config: ModelConfig, workers: WorkersConfig) -> Rol
     actor, count = TimedActor(policy), GROUPS * GROUP_SIZE
     collector = Collector(actor, [task], images, 0, Split.TRAIN, count, GROUP_SIZE, workers=workers)
     parts: list[Trajectory] = []
+    lost: list[int] = []
     begun, num_ended = time.monotonic(), 0
-    try:
-        while num_ended < count and time.monotonic() - begun < BUDGET_S:
+    with closing(collector):
+        while num_ended + len(lost) < count and time.monotonic() - begun < BUDGET_S:
             parts += collector.steps(1)
+            lost += [episode for episode in collector.lost_episodes if episode < count]
             num_ended = sum(part.has_ended for part in parts if part.episode < count)
-    finally:
-        collector.close()
-    return Rollout(policy, actor, parts)
+    return Rollout(policy, actor, parts, lost)
 
 
 def _tell_tokens(report: Report, rollout: Rollout, task: Task) -> None:
@@ -132,8 +142,8 @@ def _tell_tokens(report: Report, rollout: Rollout, task: Task) -> None:
 
 def _tell_demonstrations(report: Report, policy: Policy, task: Task, written: Collection[str]) -> None:
     longest, most = max(len(policy.model.encode_text(text)) for text in written), task.interface.max_new_tokens
-    report.preflight["expert_tokens_max"] = longest
-    told = f"the expert writes up to {longest} tokens a step"
+    report.preflight["demonstration_tokens_max"] = longest
+    told = f"demonstrations take up to {longest} tokens a step"
     if longest > most:
         told += f", and max_new_tokens = {most} cuts off a model that learns it: set max_new_tokens = {longest + ROOM_TOKENS}"
     report.add("demonstrations", told, Level.WARNING if longest > most else Level.INFO)
@@ -150,12 +160,12 @@ def _tell_parse_rate(report: Report, rollout: Rollout) -> None:
 
 
 def _tell_variance(report: Report, rollout: Rollout) -> None:
-    returns, num_ended = rollout.returns()
-    flat = int((returns.std(axis=1) < 1e-9).sum())
-    report.preflight |= {"groups": GROUPS, "groups_without_variance": flat, "group_returns": returns.tolist()}
+    returns, num_running = rollout.returns()
+    flat = sum(float(np.ptp(group or [0.0])) < 1e-9 for group in returns)
+    report.preflight |= {"groups": GROUPS, "groups_without_variance": flat, "group_returns": returns}
     told = f"{flat} of {GROUPS} groups of {GROUP_SIZE} episodes have equal returns, which teach a group method nothing"
-    if num_ended < returns.size:
-        told += f" (by returns so far: {returns.size - num_ended} of {returns.size} episodes went on)"
+    if num_running:
+        told += f" (by returns so far: {num_running} of {sum(map(len, returns))} episodes went on)"
     if flat == GROUPS:
         told += "; rewards are rare for this model: start warm, or reward progress"
     report.add("group variance", told)

@@ -22,9 +22,12 @@ def collect(
     ] = 0.0,
     env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
+    num_envs: Annotated[
+        int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
+    ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
 ) -> None:
-    """Write a dataset of episodes: Parquet, with pictures stored once; an expert writes its thoughts.
+    """Write a dataset of episodes: Parquet, with pictures stored once; each move is written as a model would write it.
 
     An sft stage reads it with `data = "FOLDER/"`.
     """
@@ -49,8 +52,8 @@ def collect(
     about = {"env_args": arguments, "policy": policy, "random_share": random_share}
     console = Console(stderr=True)
     with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
-        at = WorkersConfig(count=workers)
-        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update, at)
+        options = {"num_envs": num_envs, "workers": WorkersConfig(count=workers)}
+        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update, **options)
     info = json.loads((output / "dataset.json").read_text())
     if as_json:
         print(json.dumps(info))

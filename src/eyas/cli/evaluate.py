@@ -17,6 +17,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes; never shared with training.")] = 0,
     env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
+    num_envs: Annotated[
+        int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
+    ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Evaluate an agent: success with Wilson intervals, return, parse rate; greedy and at temperature 1."""
@@ -27,7 +30,8 @@ def evaluate(
 
     agent = build.Agent.from_pretrained(checkpoint)
     with StageProgress(Console(stderr=True), "eval", episodes) as progress:
-        report = build.evaluate(agent, env, episodes, seed, on_episode=progress.update, workers=workers, **arguments)
+        options = {"on_episode": progress.update, "workers": workers, "num_envs": num_envs}
+        report = build.evaluate(agent, env, episodes, seed, **options, **arguments)
     if as_json:
         print(report.to_json())
     else:

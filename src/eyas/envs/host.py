@@ -4,7 +4,7 @@ import logging
 import math
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class EnvSource:
     make: Callable[[], gym.Env]
     renders: bool = False  # whether render() gives what is shown
     expert: Expert | None = None  # asked after every reset and step, where its moves are wanted
+    # of several moves in one step: whether a later one is legal, by the info that those before it led to; None: always
+    may_follow: Callable[[Mapping[str, Any], Any], bool] | None = None
 
 
 @dataclass(slots=True)
@@ -95,14 +97,14 @@ class EnvHost:
         try:
             if env is not None:
                 env.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning("closing an environment raised %r", error)
 
     def _play(self, moves: Sequence[Any]) -> EnvOutcome:
         assert self._env is not None and len(moves)
         outcome = EnvOutcome(None, {})
         for move in moves:
-            if outcome.num_moves and (outcome.has_ended or not self._is_legal(move, outcome.info)):
+            if outcome.num_moves and (outcome.has_ended or not self._may_follow(outcome.info, move)):
                 break
             outcome.observation, reward, terminated, truncated, info = self._env.step(move)
             outcome.info = dict(info)  # environments reuse theirs
@@ -111,16 +113,8 @@ class EnvHost:
             outcome.num_moves += 1
         return outcome
 
-    def _is_legal(self, move: Any, info: dict[str, Any]) -> bool:
-        """Whether `info` allows a move: by the list `legal_actions`, or by a mask over the actions of a Discrete space."""
-        legal, mask = info.get("legal_actions"), info.get("action_mask")
-        if legal is not None:
-            return any(np.array_equal(move, action) for action in legal)
-        if mask is None or not isinstance(move, int | np.integer):
-            return True
-        assert self._env is not None
-        index = int(move) - int(getattr(self._env.action_space, "start", 0))
-        return 0 <= index < len(mask) and bool(mask[index])
+    def _may_follow(self, info: Mapping[str, Any], move: Any) -> bool:
+        return self._source.may_follow is None or self._source.may_follow(info, move)
 
     def _complete(self, outcome: EnvOutcome) -> EnvOutcome:
         """Adds what is shown and what the expert would do: nothing is decided, nor bootstrapped, after a true end."""
@@ -145,11 +139,22 @@ def _finite(reward: Any, action: Any) -> float:
     return number
 
 
+def raised(error: BaseException) -> EnvError:
+    """What an exception of an environment is told as."""
+    message = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+    return EnvError("raised", message, "".join(traceback.format_exception(error)))
+
+
 class EnvHosts:
-    """A host for each slot. An environment that raises is closed and dropped; EyasError passes through."""
+    """A host for each slot. An environment that raises, or calls sys.exit(), is closed and dropped.
+
+    EyasError passes through, as advice for the user, until its source has worked once: afterwards it is a failure like
+    any other, such as a port that is still in use when a browser is started again.
+    """
 
     def __init__(self, sources: Sequence[EnvSource]):
         self._sources = sources
+        self._working: set[int] = set()  # sources
         self._hosts: dict[int, tuple[int, EnvHost]] = {}
 
     def start(self, slot: int, source: int, seed: int, replay: Sequence[Sequence[Any]] = ()) -> EnvOutcome | EnvError:
@@ -169,16 +174,16 @@ class EnvHosts:
             self._drop(slot)
 
     def _guard(self, slot: int, call: Callable[[EnvHost], EnvOutcome]) -> EnvOutcome | EnvError:
-        _, host = self._hosts[slot]
+        source, host = self._hosts[slot]
         try:
-            return call(host)
-        except EyasError:
+            outcome = call(host)
+        except (Exception, SystemExit) as error:
             self._drop(slot)
-            raise
-        except Exception as error:
-            self._drop(slot)
-            message = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
-            return EnvError("raised", message, "".join(traceback.format_exception(error)))
+            if isinstance(error, EyasError) and source not in self._working:
+                raise
+            return raised(error)
+        self._working.add(source)
+        return outcome
 
     def _drop(self, slot: int) -> None:
         self._hosts.pop(slot)[1].close()

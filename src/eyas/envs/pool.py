@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import cloudpickle
 
-from eyas.envs.host import EnvError, EnvHosts, EnvOutcome, EnvSource
+from eyas.envs.host import EnvError, EnvHosts, EnvOutcome, EnvSource, raised
 from eyas.envs.worker import CLOSE_TIMEOUT_S, Request, Worker
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, EyasError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class EnvPool(Protocol):
     def answers(self) -> list[Answer]:
         """Waits for at least one answer where any is pending, then takes all that are there; [] where none is pending.
 
-        Raises the EyasError that making an environment raised.
+        Raises the EyasError that making an environment raised, where none of its source has worked before.
         """
         ...
 
@@ -109,6 +109,7 @@ class WorkerPool:
         self._step_timeout_s = step_timeout_s
         self._workers: dict[int, Worker] = {}
         self._episodes: dict[int, _Episode] = {}
+        self._working: set[int] = set()  # sources; a worker that replaces another one does not know of them
         self._answers: list[Answer] = []
 
     def start(self, slot: int, source: int, seed: int, replay: Sequence[Sequence[Any]] = ()) -> None:
@@ -165,12 +166,17 @@ class WorkerPool:
                 if worker.is_late:
                     self._replace(index, has_died=False)
 
-    def _accept(self, request: Request, answer: EnvOutcome | EnvError) -> None:
+    def _accept(self, request: Request, answer: EnvOutcome | EnvError | EyasError) -> None:
+        episode = self._episodes[request.slot]
+        if isinstance(answer, EyasError):
+            if episode.source not in self._working:
+                raise answer
+            answer = raised(answer)
         self._answers.append((request.slot, answer))
         if isinstance(answer, EnvError):
             del self._episodes[request.slot]
             return
-        episode = self._episodes[request.slot]
+        self._working.add(episode.source)
         episode.is_hosted = True
         if request.moves is not None:
             episode.played.append(request.moves[: answer.num_moves])

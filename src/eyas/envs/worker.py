@@ -123,7 +123,7 @@ class Worker:
         if self._is_up and len(self.requests) == 1:
             self._restart_clock()
 
-    def receive(self) -> Iterator[tuple[Request, EnvOutcome | EnvError]]:
+    def receive(self) -> Iterator[tuple[Request, EnvOutcome | EnvError | EyasError]]:
         """The answers that are there. Raises EOFError or OSError where the worker died, and EnvironmentFailure where it could not start."""
         while self.connection.poll():
             message = self.connection.recv_bytes()
@@ -142,8 +142,6 @@ class Worker:
             self._restart_clock()
             answer = self._unpack(message)
             self._send()
-            if isinstance(answer, EyasError):
-                raise answer
             yield request, answer
 
     @property

@@ -1,10 +1,14 @@
 """Plays a policy on evaluation seeds and counts, with intervals. Nothing here has seen a training seed."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from eyas.config import WorkersConfig
+from eyas.errors import EnvironmentFailure
 from eyas.evaluation import measures
 from eyas.evaluation.records import EvalRow
 from eyas.evaluation.statistics import bootstrap_interval, wilson_interval
@@ -15,6 +19,9 @@ from eyas.rollouts.task import Task
 from eyas.seeding import Split
 from eyas.types import Trajectory
 
+MOST_CONSTANTS = 16  # actions that are tried as constants, evenly spaced among all
+SCREENING_EPISODES = 20  # of each, where they are many
+FINALISTS = 4  # as many of the best are compared on more episodes
 VALIDATION_EPISODES = 200  # to choose the best constant action on
 MOST_PICTURES = 512  # in memory, before those that nobody will look at again go
 
@@ -37,30 +44,33 @@ def play(
     num_envs: int = 64,
     on_episode: Callable[[int], None] | None = None,
     keep_pictures_below: int | None = None,
+    max_failures_in_a_row: int = 10,
     workers: WorkersConfig = WorkersConfig(),  # noqa: B008  (frozen)
 ) -> Played:
     """Plays these episodes to their ends. One that is lost to its environment is tried once more.
 
     With `keep_pictures_below`, only pictures of episodes with a lower number stay in `images`, which does not grow then.
+    Raises EnvironmentFailure after too many failures in a row, and where no episode could be played at all.
     """
-    collector = Collector(actor, [task], images, seed, split, min(num_envs, len(episodes)), workers=workers)
+    num_pictures = MOST_PICTURES
 
     def on_step(num_done: int) -> None:
+        nonlocal num_pictures
         if on_episode:
             on_episode(num_done)
-        if keep_pictures_below is not None and len(images) > MOST_PICTURES:
+        if keep_pictures_below is not None and len(images) > num_pictures:
             images.discard_except(collector.image_hashes(keep_pictures_below))
+            num_pictures = max(MOST_PICTURES, 2 * len(images))  # finding out costs as much as there are
 
-    try:
-        played = collector.episodes(episodes, on_step)
-        lost = collector.lost_episodes
-    finally:
-        collector.close()
+    at = {"num_envs": min(num_envs, len(episodes)), "max_failures_in_a_row": max_failures_in_a_row}
+    with closing(Collector(actor, [task], images, seed, split, **at, workers=workers)) as collector:
+        played, lost = collector.episodes(episodes, on_step), collector.lost_episodes
     if lost:
-        # what a seed made fail once may fail again: that the environment works at all, the others have shown
-        again = Collector(actor, [task], images, seed, split, 1, max_failures_in_a_row=len(lost) + 1, workers=workers)
-        played = sorted([*played, *again.episodes(lost)], key=lambda t: t.episode)
-        again.close()
+        # what a seed made fail once may fail again, where others have shown that the environment works at all
+        limit = len(lost) + 1 if played else min(max_failures_in_a_row, len(lost))
+        at = {"num_envs": 1, "max_failures_in_a_row": limit}
+        with closing(Collector(actor, [task], images, seed, split, **at, workers=workers)) as again:
+            played = sorted([*played, *again.episodes(lost)], key=lambda t: t.episode)
     for trajectory in played:
         trajectory.task = task.index
     return Played(played, len(episodes) - len(played))
@@ -98,12 +108,24 @@ def evaluation_row(
     )
 
 
-def best_constant_action(task: Task, images: MemoryImageStore, seed: int, workers: WorkersConfig) -> Any:
-    """The action whose constant repetition earns the highest mean return, chosen on validation seeds."""
+def best_constant_action(task: Task, images: MemoryImageStore, seed: int, **options: Any) -> Any:
+    """The action whose constant repetition earns the highest mean return, chosen on validation seeds.
 
-    def mean_return(action: Any) -> float:
-        actor, episodes = ConstantActor(action), range(VALIDATION_EPISODES)
-        played = play(task, actor, images, seed, episodes, Split.VALIDATION, keep_pictures_below=0, workers=workers)
-        return measures.mean_or_none(t.total_return for t in played.trajectories) or 0.0
+    Where there are many actions, MOST_CONSTANTS of them are tried for a few episodes, and the best ones for more.
+    `options` are those of `play`.
+    """
+    actions = task.interface.constants()
+    if len(actions) > MOST_CONSTANTS:
+        actions = [actions[i] for i in np.linspace(0, len(actions) - 1, MOST_CONSTANTS).round().astype(int)]
 
-    return max(task.interface.constants(), key=mean_return)
+    def mean_return(action: Any, episodes: int) -> float:
+        where = {"split": Split.VALIDATION, "keep_pictures_below": 0} | options
+        try:
+            played = play(task, ConstantActor(action), images, seed, range(episodes), **where)
+        except EnvironmentFailure:  # another action may be one that the environment can take
+            return -np.inf
+        return float(np.mean([t.total_return for t in played.trajectories]))
+
+    if len(actions) > FINALISTS:
+        actions = sorted(actions, key=lambda a: mean_return(a, SCREENING_EPISODES), reverse=True)[:FINALISTS]
+    return max(actions, key=lambda a: mean_return(a, VALIDATION_EPISODES))

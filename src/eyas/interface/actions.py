@@ -158,6 +158,12 @@ class PartsCodec(Codec):
             raise unknown(text, self.describe())
         return self._joined(c.read(_unwrapped(c, piece)) for c, piece in zip(self.codecs.values(), pieces))
 
+    def _unmasked(self, mask: Any) -> tuple[Any, ...]:
+        raise ValueError(
+            f'info["action_mask"] cannot be read for {self.space}: list what is legal in info["legal_actions"], '
+            "or leave the mask out"
+        )
+
     def may_write(self, mark: str) -> bool:
         is_own = any(c in ';:{}" ' for c in mark) or any(mark in label for label in self.labels.values())
         return is_own or any(c.may_write(mark) for c in self.codecs.values())
@@ -276,6 +282,10 @@ class SequenceCodec:
 
     def is_legal(self, action: Any, legal: Sequence[Any] | None) -> bool:
         return legal is None or self.codec.is_legal(action[0], [first for first, *_ in legal])
+
+    def may_follow(self, info: Mapping[str, Any], move: Any) -> bool:
+        """Whether a later action may be played, by the info that the actions before it led to."""
+        return self.codec.is_legal(move, self.codec.legal(info))
 
     def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> tuple[Any, ...]:
         return (self.codec.sample(rng, None if legal is None else [first for first, *_ in legal]),)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+from gymnasium import spaces
+
 from eyas.errors import ConfigError
 from eyas.interface.actions import MAX_NAMED, ActionCodec, ReadFailure
 from eyas.interface.codecs import in_words
@@ -82,9 +84,13 @@ class TextFormat(ABC):
     def choice(self, legal: Sequence[Any] | None, is_per_token: bool = False) -> ActionChoice:
         """How to end a completion by scoring every legal action. Raises ConfigError where none can be listed."""
         if legal is None and self.codec.actions is None:
+            if getattr(self.codec, "max_actions", 1) > 1:
+                raise ConfigError("scoring chooses one action a step: set max_actions = 1")
+            is_box = isinstance(self.codec.space, spaces.Box)
+            other = "bins for the numbers of a Box" if is_box else 'list the legal ones in info["legal_actions"]'
             raise ConfigError(
                 f"the actions of {self.codec.space} cannot be listed, so none can be scored: take action_mode "
-                '"text", or bins for the numbers of a Box'
+                f'"text", or {other}'
             )
         continuations = partial(_texts_after, self, legal)
         return ActionChoice(continuations, self.head if self.thoughts else None, is_per_token)

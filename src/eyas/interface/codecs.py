@@ -1,7 +1,7 @@
 """The codecs of single spaces: words for one choice and for text."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from eyas.errors import ConfigError, UnsupportedSpace
 from eyas.types import FailureReason
 
 MAX_LISTED = 256  # most actions that are listed one by one
+MOST_WRITTEN = 4096  # actions whose words are remembered
 
 
 class ReadFailure(Exception):
@@ -51,7 +52,7 @@ class Vocabulary:
     def __init__(self, size: int, words: Sequence[str] | None = None):
         self.size, self.words = size, None if words is None else tuple(words)
         if self.words is None:
-            self._mention = re.compile(rf"(?<!\w)(?:0|[1-9][0-9]{{0,{len(str(size))}}})(?!\w)")
+            self._mention = re.compile(_alone(rf"(?:0|[1-9][0-9]{{0,{len(str(size))}}})"))
             return
         stripped = [w.strip() for w in self.words]
         if not all(stripped) or len(set(stripped)) < len(stripped):
@@ -82,12 +83,21 @@ class Vocabulary:
         return mark.isdecimal() if self.words is None else any(mark in w for w in self.words)
 
 
+def _alone(number: str) -> str:
+    """A pattern for a whole number that is no part of a word, a signed or decimal number, or a range."""
+    return rf"(?<![\w.\-−]){number}(?!\w|[.\-−]\d)"
+
+
 def _mentions(words: Sequence[str]) -> re.Pattern[str]:
     """Finds the words, the longest first, and words of letters only as whole words."""
-    patterns = [
-        rf"(?<!\w){re.escape(w)}(?!\w)" if re.fullmatch(r"\w.*\w|\w", w) else re.escape(w)
-        for w in sorted(words, key=len, reverse=True)
-    ]
+    patterns = []
+    for word in sorted(words, key=len, reverse=True):
+        pattern = re.escape(word)
+        if word.isdecimal():
+            pattern = _alone(pattern)
+        elif re.fullmatch(r"\w.*\w|\w", word):
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        patterns.append(pattern)
     return re.compile("|".join(patterns))
 
 
@@ -127,7 +137,20 @@ class Codec:
         if legal is None:
             return True
         words = self.write(action)
-        return any(self.write(a) == words for a in legal)
+        return any(self._words(a) == words for a in legal)
+
+    def _words(self, action: Any) -> str:
+        """As `write`, but remembered: the same actions are legal at step after step."""
+        key = _key(action)
+        if key not in self._written:
+            if len(self._written) >= MOST_WRITTEN:
+                self._written.clear()
+            self._written[key] = self.write(action)
+        return self._written[key]
+
+    @cached_property
+    def _written(self) -> dict[Hashable, str]:
+        return {}
 
     def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
         if legal is None:
@@ -138,6 +161,17 @@ class Codec:
 
     def _outside(self, action: Any) -> ValueError:
         return ValueError(f"{action!r} is no action of {self.space}")
+
+
+def _key(action: Any) -> Hashable:
+    """Equal only for actions of the same type and value."""
+    if isinstance(action, np.ndarray | np.generic):
+        return action.dtype.str, action.shape, action.tobytes()
+    if isinstance(action, Mapping):
+        return tuple((k, _key(v)) for k, v in action.items())
+    if isinstance(action, list | tuple):
+        return tuple(_key(v) for v in action)
+    return type(action), action
 
 
 class DiscreteCodec(Codec):

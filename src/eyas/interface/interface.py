@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -9,7 +11,7 @@ import numpy as np
 
 from eyas.errors import ConfigError
 from eyas.interface import naming
-from eyas.interface.actions import ActionCodec, SequenceCodec, codec_for
+from eyas.interface.actions import MAX_NAMED, ActionCodec, SequenceCodec, codec_for
 from eyas.interface.formats import FORMATS, Format
 from eyas.interface.history import History, NoHistory, PastStep, Shown
 from eyas.interface.observations import Observer, observer_for
@@ -24,6 +26,8 @@ from eyas.types import (
     SampleRequest,
     TaskDescription,
 )
+
+UNLISTED_TOKENS = 96  # room for a scored action that only info lists: its words are not known before
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Interface:
         format: str = "json",
         thoughts: bool = True,
         text: str | None = None,
-        action_names: Sequence[str] | None = None,
+        action_names: Sequence[Any] | None = None,
         observation_names: Sequence[str] | None = None,
         bins: int | Sequence[str] | None = None,
         precision: int = 2,
@@ -92,8 +96,8 @@ class Interface:
             observer=observer,
             **options,
         )
-        if interface.action_mode == "score":
-            interface.format.choice(None)  # raises where the actions cannot be listed
+        if interface.action_mode == "score" and (max_actions > 1 or isinstance(env.action_space, gym.spaces.Box)):
+            interface.format.choice(None)  # raises; of other spaces, info may list the legal actions of a step
         return interface
 
     @property
@@ -144,7 +148,17 @@ class Interface:
         """What a completion may take of the model's context; where actions are scored, their words come on top."""
         if self.action_mode != "score":
             return self.max_new_tokens
-        return self.max_new_tokens + max(len(n.encode()) for n in self.codec.names) + 16
+        return self.max_new_tokens + self._most_scored_tokens
+
+    @cached_property
+    def _most_scored_tokens(self) -> int:
+        """The longest words of an action with what the format writes around them, in bytes, and the end token."""
+        if self.codec.actions is None:
+            return UNLISTED_TOKENS
+        choice = self.format.choice(None)
+        text = self.format.write(self.codec.actions[0], dict.fromkeys(self.format.fact_keys, ""), "")
+        head = next((h for h in accumulate(text) if choice.head and choice.head.is_complete(h)), "")
+        return max((len(words.encode()) for words in choice.continuations(head)), default=0) + 1
 
     def parse(self, completion: Completion, legal: Sequence[Any] | None) -> ParseResult:
         """The action in the environment's action space, or why there is none."""
@@ -163,12 +177,13 @@ class Interface:
     # ------------------------------------------------------------------------------------- actions
 
     def legal_actions(self, info: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """The actions that are legal now, as the environment's info says; all of them where it says nothing.
+        """The actions that are legal now, as the environment's info says.
 
-        None where they cannot be listed.
+        Where it says nothing: all of them where they are few, else None, which means all of them too.
         """
-        legal = self.codec.legal(info)
-        return self.codec.actions if legal is None else legal
+        legal, actions = self.codec.legal(info), self.codec.actions
+        is_short = actions is not None and len(actions) <= MAX_NAMED
+        return actions if legal is None and is_short else legal
 
     def random_action(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
         return self.codec.sample(rng, legal)

@@ -96,8 +96,8 @@ class VisionLanguageModel(nn.Module):
         earlier thoughts), every prompt is rendered anew from text instead, and training samples fork.
         """
         hashes = tuple(_hashes(messages))
-        for image_hash in hashes:
-            self._processed(image_hash, images)
+        if hashes:
+            self._image_processor()  # pixels are for `vision_inputs`: a long conversation holds more than are kept
         answers = [i for i, m in enumerate(messages) if m.completion is not None]
         if not answers or not self.is_prefix_stable:
             return EncodedPrompt(self._segment((), messages, images), hashes)
@@ -118,13 +118,12 @@ class VisionLanguageModel(nn.Module):
 
     def _segment(self, before: tuple[Message, ...], messages: Sequence[Message], images: ImageStore) -> np.ndarray:
         """The ids that these messages add after `before`, up to where the model goes on. Equal layouts are made once."""
-        shown = [images.get(h) for h in _hashes(messages)]
         layout = bool(before), tuple((m.role, tuple(_layout(m, images))) for m in messages)
         if layout not in self._prompts:
             text = self._templated([*before, *messages])
             if before:
                 text = text.split(_MARK)[1]
-            self._prompts[layout] = self._tokenise(text, shown)
+            self._prompts[layout] = self._tokenise(text, [images.get(h) for h in _hashes(messages)])
             if len(self._prompts) > PROMPT_CACHE_ENTRIES:
                 self._prompts.popitem(last=False)
         return self._prompts[layout]
@@ -193,13 +192,17 @@ class VisionLanguageModel(nn.Module):
 
     # ------------------------------------------------------------------------------------- images
 
+    def _image_processor(self) -> Any:
+        processor = getattr(self.processor, "image_processor", None)
+        if processor is None:
+            raise ModelError("this model takes no images: use the environment's text mode")
+        return processor
+
     def _processed(self, image_hash: str, images: ImageStore) -> dict[str, Tensor]:
         if image_hash in self._images:
             self._images.move_to_end(image_hash)
             return self._images[image_hash]
-        processor = getattr(self.processor, "image_processor", None)
-        if processor is None:
-            raise ModelError("this model takes no images: use the environment's text mode")
+        processor = self._image_processor()
         # as a picture, not as an array: the axes of a very small array are ambiguous
         processed = processor([Image.fromarray(images.get(image_hash))], return_tensors="pt")
         kept = {k: v for k, v in processed.items() if isinstance(v, Tensor) and k not in ("rows", "cols")}

@@ -14,8 +14,9 @@ from typing import Any
 
 import tomli_w
 
-from eyas.config import RunConfig, hint
+from eyas.config import RunConfig
 from eyas.errors import ConfigError
+from eyas.problems import hint
 
 _RECIPES = Path(__file__).parent
 

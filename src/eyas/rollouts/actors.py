@@ -79,22 +79,45 @@ def _wordless(turn: Turn, action: Any, executed_by: ExecutedBy) -> Decision:
     return Decision(Completion(""), ParsedAction(action, turn.interface.name_of(action), "", {}, 0), executed_by)
 
 
+def _written(turn: Turn, move: ExpertMove, executed_by: ExecutedBy) -> Decision:
+    text = turn.interface.write(move)
+    completion = Completion(text)
+    parsed = turn.interface.parse(completion, turn.legal_actions)
+    if not isinstance(parsed, ParsedAction) or parsed.name != turn.interface.name_of(move.action):
+        raise EyasError(f"the format cannot carry the action {move.action}: it wrote {text!r}")
+    return Decision(completion, parsed, executed_by)
+
+
 class RandomActor(_ScriptedActor):
-    """A uniformly random legal action."""
+    """A uniformly random legal action. With `is_writing` it writes it down, so that a model can learn the format.
+
+    It stays wordless where the format asks for facts and the environment has no expert that tells them.
+    """
+
+    def __init__(self, is_writing: bool = False):
+        self.is_writing = self.asks_expert = is_writing
 
     def _decide(self, turn: Turn) -> Decision:
-        action = turn.interface.random_action(generator("random actor", turn.seed), turn.legal_actions)
-        return _wordless(turn, action, ExecutedBy.RANDOM)
+        interface, expert_move = turn.interface, turn.expert_move
+        action = interface.random_action(generator("random actor", turn.seed), turn.legal_actions)
+        facts = expert_move.facts if expert_move else {}
+        if not self.is_writing or not set(interface.format.fact_keys) <= set(facts):
+            return _wordless(turn, action, ExecutedBy.RANDOM)
+        thought = None if expert_move else f"I choose {interface.name_of(action)}."
+        return _written(turn, ExpertMove(action, facts, thought), ExecutedBy.RANDOM)
 
 
 class ConstantActor(_ScriptedActor):
-    """Always the same action."""
+    """Always the same action; a random legal one where that is not legal."""
 
     def __init__(self, action: Any):
         self.action = action
 
     def _decide(self, turn: Turn) -> Decision:
-        return _wordless(turn, self.action, ExecutedBy.RANDOM)
+        action = self.action
+        if not turn.interface.codec.is_legal(action, turn.legal_actions):
+            action = turn.interface.random_action(generator("constant actor", turn.seed), turn.legal_actions)
+        return _wordless(turn, action, ExecutedBy.RANDOM)
 
 
 class ExpertActor(_ScriptedActor):
@@ -118,9 +141,4 @@ class ExpertActor(_ScriptedActor):
             random_action = turn.interface.random_action(rng, turn.legal_actions)
             (action, *_), executed_by = turn.interface.moves(random_action), ExecutedBy.RANDOM
             move = replace(move, action=action)
-        text = turn.interface.write(move)
-        completion = Completion(text)
-        parsed = turn.interface.parse(completion, turn.legal_actions)
-        if not isinstance(parsed, ParsedAction) or parsed.name != turn.interface.name_of(move.action):
-            raise EyasError(f"the format cannot carry the expert's action {move.action}: it wrote {text!r}")
-        return Decision(completion, parsed, executed_by)
+        return _written(turn, move, executed_by)

@@ -7,24 +7,22 @@ processes nor their speed changes what is played.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from eyas.config import WorkersConfig
-from eyas.envs.host import EnvError, EnvOutcome, EnvSource
+from eyas.envs.host import EnvError, EnvOutcome, EnvSource, raised
 from eyas.envs.pool import EnvPool, LocalPool, make_pool
-from eyas.errors import EnvironmentFailure, EyasError
-from eyas.interface.history import PastStep, Shown
+from eyas.errors import EnvironmentFailure, EyasError, ModelError
+from eyas.interface.actions import SequenceCodec
 from eyas.rollouts.actors import Actor, Decision, Turn
-from eyas.rollouts.encoding import decode_action, decode_completion, encode_action, encode_completion
+from eyas.rollouts.episode import BROKEN, Running
+from eyas.rollouts.resume import repeat, state_of
 from eyas.rollouts.task import Task
 from eyas.seeding import Split, derive_seed, environment_seed, generator
 from eyas.types import (
-    Completion,
     ExecutedBy,
-    ExpertMove,
     FailureEffect,
     ImagePart,
     ImageStore,
@@ -37,29 +35,6 @@ from eyas.types import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Running:
-    """The episode that a slot plays."""
-
-    slot: int
-    task_index: int
-    episode: int
-    group: int
-    seed: int
-    info: Mapping[str, Any] = field(default_factory=dict)
-    legal_actions: tuple[Any, ...] | None = None
-    expert_move: ExpertMove | None = None
-    messages: tuple[Message, ...] = ()  # the prompt of the next step
-    shown: Shown | None = None  # what it shows of the last observation
-    past: list[PastStep] = field(default_factory=list)  # of the whole episode
-    actions: list[Any] = field(default_factory=list)  # of the whole episode; None where the environment was not stepped
-    steps: list[Step] = field(default_factory=list)  # since the last cut
-    return_before: float = 0.0
-    fallbacks_before: int = 0
-    parse_failures: int = 0
-    step: Step | None = None  # whose outcome the environment has not told yet
 
 
 class Collector:
@@ -90,16 +65,15 @@ class Collector:
         self.next_episode = first_episode  # of `episodes`, for the caller to count
         self.env_failures = 0  # since the last call
         self.lost_episodes: list[int] = []  # in the last call
+        self.moves_asked = self.moves_dropped = 0  # since the last call; dropped: after the end, or not legal any more
         self.pool: EnvPool = make_pool(
-            [EnvSource(t.make_env, t.interface.renders, t.expert if actor.asks_expert else None) for t in tasks],
-            workers.count,
-            workers.reset_timeout_s,
-            workers.step_timeout_s,
+            [_source(t, actor) for t in tasks], workers.count, workers.reset_timeout_s, workers.step_timeout_s
         )
         self._running: dict[int, Running] = {}  # slot -> the episode that it plays
         self._pending: set[int] = set()  # slots whose environment works
         self._begun = [0] * num_envs  # episodes that each slot began in `steps`
         self._failures_in_a_row = [0] * num_envs  # of each slot: many may fail before any episode ends
+        self._failures_since_an_end = 0  # of all slots: a cut shows only that some steps could be played
         self._starts: dict[int, tuple[tuple[Message, ...], int]] = {}  # group -> first prompt, and how many began
         self._done: list[Trajectory] = []
 
@@ -169,11 +143,12 @@ class Collector:
         prompts += [step.messages for r in self._running.values() if r.episode < episodes_below for step in r.steps]
         prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
         hashes = {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
-        looked_back_at = [p for r in self._running.values() if self._interface(r).history.depth for p in r.past]
+        looked_back_at = [p for r in self._running.values() if r.interface.history.depth for p in r.past]
         return hashes | {p.image_hash for step in looked_back_at for p in step.shown.pictures}
 
     def _begin(self) -> None:
         self._done, self.env_failures, self.lost_episodes = [], 0, []
+        self.moves_asked = self.moves_dropped = 0
 
     def _finish(self) -> list[Trajectory]:
         self.lost_episodes.sort()
@@ -200,61 +175,70 @@ class Collector:
         group = episode // self.group_size
         task_index = self._task_of(group)
         seed = environment_seed(self.run_seed, self.split, group)
-        self._running[slot] = Running(slot, task_index, episode, group, seed)
+        self._running[slot] = Running(slot, task_index, self.tasks[task_index], episode, group, seed)
         self._pending.add(slot)
         self.pool.start(slot, task_index, seed)
 
     def _take_answers(self) -> None:
         for slot, answer in self.pool.answers():
             self._pending.discard(slot)
-            running = self._running[slot]
-            if isinstance(answer, EnvError):
-                self._lose(running, answer)
-                continue
-            try:
-                reason = self._take(running, answer)
-            except ValueError as error:  # what cannot be shown, or legal actions that are none of the space's
-                self._lose(running, EnvError("raised", f"{type(error).__name__}: {error}", str(error)))
-                continue
-            if reason is not StopReason.TERMINATED and not self.actor.fits(self._interface(running), running.messages):
-                self._overflow(running, reason or StopReason.CONTEXT_OVERFLOW)
-            elif reason:  # not among what may fail above: a mistake in a reward is no failure of the environment
+            self._take(self._running[slot], answer)
+
+    def _take(self, running: Running, answer: EnvOutcome | EnvError) -> None:
+        """What a reset or a step led to: the next prompt, the end of the episode, or its loss."""
+        if isinstance(answer, EnvError):
+            self._lose(running, answer)
+            return
+        has_begun = running.step is not None
+        if has_begun:
+            self.moves_dropped += len(running.moves) - answer.num_moves
+        try:
+            reason = running.take(answer, self.images)
+        except BROKEN as error:
+            self._lose(running, raised(error))
+            return
+        if not has_begun:
+            self._check_group(running)
+        if reason is StopReason.TERMINATED:
+            self._close(running, reason)
+        else:
+            self._go_on(running, reason)
+
+    def _go_on(self, running: Running, reason: StopReason | None = None) -> None:
+        """Ends the episode where a limit outside the task was reached, or the model cannot read the next prompt."""
+        try:
+            fits = self.actor.fits(running.interface, running.messages)
+        except ModelError as error:  # the environment may say what the model takes for a picture
+            self._lose(running, raised(error))
+            return
+        if fits:
+            if reason:
                 self._close(running, reason)
-
-    def _take(self, running: Running, outcome: EnvOutcome) -> StopReason | None:
-        """What a reset or a step led to. Returns why the episode ended, where it did."""
-        running.info, running.expert_move = outcome.info, outcome.expert_move
-        step, running.step = running.step, None
-        if step is not None:
-            step.reward = replace(step.reward, terms={**step.reward.terms, "environment": outcome.reward})
-            self._add(running, step)
-        if not outcome.terminated:  # nothing is decided, nor bootstrapped, after the end
-            interface = self._interface(running)
-            shown = interface.observe(outcome.observation, outcome.info, outcome.frame, self.images)
-            running.legal_actions = interface.legal_actions(outcome.info)
-            self._show(running, shown)
-            if step is None:
-                self._check_group(running)
-        if outcome.terminated:
-            return StopReason.TERMINATED
-        return StopReason.TRUNCATED if outcome.truncated else None
-
-    def _show(self, running: Running, shown: Shown) -> None:
-        """Makes the prompt of the next step."""
-        interface = self._interface(running)
-        running.messages = interface.prompt(running.past, running.messages, shown, self.images)
-        running.shown = shown
+        elif running.steps:
+            running.messages = running.steps[-1].messages  # the last prompt that the critic can read
+            self._close(running, reason or StopReason.CONTEXT_OVERFLOW)
+        else:
+            message = (
+                f"the prompt of {running.task.env_id or 'the task'} does not fit into the model's context: "
+                "shorten the task text, lower max_new_tokens, or take a model with a longer context"
+            )
+            self._lose(running, EnvError("raised", message))
 
     def _check_group(self, running: Running) -> None:
         """The episodes of a group share their seed, so they have to begin alike: what is learned compares them."""
-        first, begun = self._starts.pop(running.group, (running.messages, 0))
-        if first != running.messages:
+        first, _ = self._starts.get(running.group, (running.messages, 0))
+        if first and first != running.messages:
             raise EyasError(
-                f"two episodes of {self.tasks[running.task_index].env_id or 'the task'} with seed {running.seed} began "
+                f"two episodes of {running.task.env_id or 'the task'} with seed {running.seed} began "
                 "differently: reset(seed=...) has to decide the start (type `eyas env check ID`), or use groups of one"
             )
-        if begun + 1 < self.group_size:  # the others may begin in a later call
-            self._starts[running.group] = first, begun + 1
+        self._count_start(running.group, running.messages)
+
+    def _count_start(self, group: int, messages: tuple[Message, ...]) -> None:
+        """Remembers how a group begins as long as more of it may begin, in a later call too; () where one was lost before."""
+        first, begun = self._starts.pop(group, ((), 0))
+        if begun + 1 < self.group_size:
+            self._starts[group] = first or messages, begun + 1
 
     def _lose(self, running: Running, error: EnvError) -> None:
         """Drops an episode whose environment failed. It never becomes a reward."""
@@ -262,129 +246,59 @@ class Collector:
         del self._running[slot]
         self.env_failures += 1
         self.lost_episodes.append(running.episode)
+        if not running.messages:
+            self._count_start(running.group, ())
         self._failures_in_a_row[slot] += 1
+        self._failures_since_an_end += 1
         log.warning("episode %d was lost, its environment %s: %s", running.episode, error.kind, error.message)
-        if self._failures_in_a_row[slot] >= self.max_failures_in_a_row:
-            raise EnvironmentFailure(
-                f"{self._failures_in_a_row[slot]} environment failures in a row; the last ({error.kind}):\n"
-                + (error.traceback or error.message)
-            )
+        is_slot_broken = self._failures_in_a_row[slot] >= self.max_failures_in_a_row
+        if is_slot_broken or self._failures_since_an_end >= self.max_failures_in_a_row * self.num_envs:
+            count = self._failures_in_a_row[slot] if is_slot_broken else self._failures_since_an_end
+            reason = f"{count} environment failures in a row; the last ({error.kind}): {error.message}"
+            raise EnvironmentFailure(f"{reason}\n{error.traceback}".strip())
 
     def _close(self, running: Running, reason: StopReason) -> None:
         """Records what the slot saw since the last cut as a trajectory."""
-        task = self.tasks[running.task_index]
-        is_over = reason is not StopReason.CUT
-        progress = running.info.get("progress")
-        trajectory = Trajectory(
-            task=running.task_index,
-            episode=running.episode,
-            seed=running.seed,
-            steps=running.steps,
-            stop_reason=reason,
-            final_messages=running.messages if reason.is_bootstrapped else None,
-            group=running.group,
-            progress=float(progress) if is_over and progress is not None else None,
-            first_step=len(running.actions) - len(running.steps),
-            return_before=running.return_before,
-            fallbacks_before=running.fallbacks_before,
-        )
-        if is_over:
-            trajectory.success = self._success(task, running.info, trajectory)
-        for reward, coefficient in task.rewards:
-            for step, value in zip(trajectory.steps, reward(trajectory), strict=True):
-                step.reward = replace(step.reward, terms={**step.reward.terms, reward.name: coefficient * value})
-        self._done.append(trajectory)
-        running.return_before, running.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
-        running.steps = []
-        if is_over:
-            del self._running[running.slot]
+        self._done.append(running.close(reason))
         self._failures_in_a_row[running.slot] = 0
-
-    @staticmethod
-    def _success(task: Task, info: Mapping[str, Any], trajectory: Trajectory) -> bool | None:
-        """What the environment says; else what the task's return says; else that an end outside it is no success."""
-        if info.get("success") is not None:
-            return bool(info["success"])
-        if task.success_return is not None:
-            return trajectory.total_return >= task.success_return
-        is_outside = trajectory.stop_reason in (StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW)
-        return False if is_outside else None
+        if reason is not StopReason.CUT:
+            self._failures_since_an_end = 0
+            del self._running[running.slot]
 
     # ------------------------------------------------------------------------------------- one step of some slots
-
-    def _interface(self, running: Running) -> Any:
-        return self.tasks[running.task_index].interface
-
-    def _overflow(self, running: Running, reason: StopReason = StopReason.CONTEXT_OVERFLOW) -> None:
-        if not running.steps:
-            raise EyasError(
-                f"the prompt of {self.tasks[running.task_index].env_id or 'the task'} does not fit into the model's context: "
-                "shorten the task text, lower max_new_tokens, or take a model with a longer context"
-            )
-        running.messages = running.steps[-1].messages  # the last prompt that the critic can read
-        self._close(running, reason)
 
     def _seed(self, purpose: str, running: Running) -> int:
         return derive_seed(purpose, self.run_seed, int(self.split), running.episode, len(running.actions))
 
     def _decide(self, ready: Sequence[Running]) -> None:
         turns = [
-            Turn(self._interface(r), r.messages, r.legal_actions, self._seed("turn", r), r.expert_move) for r in ready
+            Turn(r.interface, r.messages, r.told.legal_actions, self._seed("turn", r), r.expert_move) for r in ready
         ]
         for running, turn, decision in zip(ready, turns, self.actor.decide(turns), strict=True):
             self._apply(running, turn, decision)
 
     def _apply(self, running: Running, turn: Turn, decision: Decision) -> None:
         """Hands a decision to the environment, or the configured effect of a parse failure."""
-        task, interface = self.tasks[running.task_index], turn.interface
+        interface = turn.interface
         if isinstance(decision.parse, ParsedAction):
             action, effect = decision.parse.action, None
         else:
             effect = interface.on_parse_failure
             action = self._fallback_action(running, effect, turn)
-        terms = {"environment": 0.0}
-        if effect in (FailureEffect.PENALTY, FailureEffect.END):
-            terms["parse_failure"] = interface.parse_failure_penalty
         running.parse_failures += effect is not None
-        step = Step(
-            messages=running.messages,
-            completion=decision.completion,
-            parse=decision.parse,
-            action=action,
-            executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
-            reward=RewardBreakdown(terms, task.reward_scale),
-            facts=dict(running.info.get("facts") or {}),  # environments reuse their info
-            legal_actions=None if turn.legal_actions is None else tuple(turn.legal_actions),
-            action_name=None if action is None else interface.name_of(action),
-        )
+        step = _step(running, turn, decision, action, effect)
         if action is not None:
-            running.step = step
+            running.step, running.moves = step, interface.moves(action)
+            self.moves_asked += len(running.moves)
             self._pending.add(running.slot)
-            self.pool.step(running.slot, interface.moves(action))
+            self.pool.step(running.slot, running.moves)
             return
-        self._add(running, step)
+        running.add(step)
         if effect is FailureEffect.END or running.parse_failures >= interface.max_parse_failures:
             self._close(running, StopReason.PARSE_FAILURE)
             return
-        assert running.shown is not None
-        self._show(running, running.shown)  # the same observation once more
-        if not self.actor.fits(interface, running.messages):
-            self._overflow(running)
-
-    def _add(self, running: Running, step: Step) -> None:
-        running.steps.append(step)
-        self._remember(running, step.completion, step.action)
-
-    def _remember(self, running: Running, completion: Completion, action: Any) -> None:
-        """What later prompts may show of a step; no more of it than the history looks back."""
-        assert running.shown is not None
-        interface = self._interface(running)
-        running.actions.append(action)
-        name = None if action is None else interface.name_of(action)
-        running.past.append(PastStep(running.shown, completion, name))
-        depth = interface.history.depth
-        if depth is not None:
-            del running.past[: max(0, len(running.past) - depth)]
+        running.show_again(self.images)
+        self._go_on(running)
 
     def _fallback_action(self, running: Running, effect: FailureEffect, turn: Turn) -> Any:
         if effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY):
@@ -395,56 +309,61 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: running episodes are replayed from their seeds and actions."""
-        running = [
-            {
-                "slot": r.slot,
-                "episode": r.episode,
-                "actions": [encode_action(a) for a in r.actions],
-                # in a conversation, what the model wrote belongs to the prompts to come
-                "completions": [encode_completion(m.completion) for m in r.messages if m.completion is not None],
-                "return_before": r.return_before,
-                "fallbacks_before": r.fallbacks_before,
-                "parse_failures": r.parse_failures,
-            }
-            for _, r in sorted(self._running.items())
-        ]
+        running = [state_of(r) for _, r in sorted(self._running.items())]
         return {"next_episode": self.next_episode, "begun": list(self._begun), "running": running}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Plays the running episodes again. One that cannot be is lost."""
         self.next_episode, self._begun = state["next_episode"], list(state["begun"])
-        for told in state["running"]:
-            self._start(told["slot"], told["episode"])
-        waiting = {told["slot"]: told for told in state["running"]}
+        waiting = {of_slot["slot"]: of_slot for of_slot in state["running"]}
+        for slot, of_slot in waiting.items():
+            self._start(slot, of_slot["episode"])
         while self._pending:
             for slot, answer in self.pool.answers():
                 self._pending.discard(slot)
                 self._replay(self._running[slot], answer, waiting[slot])
 
-    def _replay(self, running: Running, answer: EnvOutcome | EnvError, told: Mapping[str, Any]) -> None:
+    def _replay(self, running: Running, answer: EnvOutcome | EnvError, state: Mapping[str, Any]) -> None:
         """Takes one outcome of an episode that is played again, and plays its next action."""
+        if isinstance(answer, EnvOutcome) and answer.has_ended:  # a running episode had not
+            message = "the episode ended before the record does: the environment does not repeat itself"
+            answer = EnvError("raised", message)
         if isinstance(answer, EnvError):
             self._lose(running, answer)
             return
-        if answer.has_ended:  # a running episode had not
-            message = "the episode ended before the record does: the environment does not repeat itself"
-            self._lose(running, EnvError("raised", message))
+        try:
+            running.look(answer, self.images)
+            if not running.actions:
+                self._check_group(running)
+            moves = repeat(running, state, self.images)
+        except BROKEN as error:
+            self._lose(running, raised(error))
             return
-        interface = self._interface(running)
-        running.info, running.expert_move = answer.info, answer.expert_move
-        shown = interface.observe(answer.observation, answer.info, answer.frame, self.images)
-        running.legal_actions = interface.legal_actions(answer.info)
-        self._show(running, shown)
-        if not running.actions:
-            self._check_group(running)
-        while len(running.actions) < len(told["actions"]):
-            index = len(running.actions)
-            action = decode_action(told["actions"][index])
-            written = decode_completion(told["completions"][index]) if told["completions"] else Completion("")
-            self._remember(running, written, action)
-            if action is not None:
-                self._pending.add(running.slot)
-                self.pool.step(running.slot, interface.moves(action))
-                return
-            self._show(running, shown)
-        running.return_before, running.fallbacks_before = told["return_before"], told["fallbacks_before"]
-        running.parse_failures = told["parse_failures"]
+        if moves is not None:
+            self._pending.add(running.slot)
+            self.pool.step(running.slot, moves)
+
+
+def _source(task: Task, actor: Actor) -> EnvSource:
+    """What a worker needs to play a task. A single action was checked when it was parsed."""
+    interface, expert = task.interface, task.expert if actor.asks_expert else None
+    may_follow = interface.codec.may_follow if isinstance(interface.codec, SequenceCodec) else None
+    return EnvSource(task.make_env, interface.renders, expert, may_follow)
+
+
+def _step(running: Running, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
+    """The record of a decision, before the environment has answered."""
+    terms = {"environment": 0.0}
+    if effect in (FailureEffect.PENALTY, FailureEffect.END):
+        terms["parse_failure"] = turn.interface.parse_failure_penalty
+    return Step(
+        messages=running.messages,
+        completion=decision.completion,
+        parse=decision.parse,
+        action=action,
+        executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
+        reward=RewardBreakdown(terms, running.task.reward_scale),
+        facts=running.told.facts,
+        legal_actions=turn.legal_actions if turn.legal_actions is None else tuple(turn.legal_actions),
+        action_name=None if action is None else turn.interface.name_of(action),
+    )

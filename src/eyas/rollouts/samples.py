@@ -5,6 +5,7 @@ token ids and pictures. Where that breaks (no history, an older picture left out
 a new sample starts. A whole conversation and one prompt a step are the same code.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,17 +17,20 @@ from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.policy import Policy
 from eyas.types import Completion, ImageStore, Message, Step, Trajectory
 
+log = logging.getLogger(__name__)
+
 
 class _Merger:
     """Adds steps to the sample that they continue, or begins another one."""
 
-    def __init__(self, model: VisionLanguageModel, images: ImageStore, trajectory: int):
-        self.model, self.images, self.trajectory = model, images, trajectory
+    def __init__(self, model: VisionLanguageModel, trajectory: int):
+        self.model, self.trajectory = model, trajectory
         self.samples: list[TrainingSample] = []
 
-    def add(self, step: Step, ids: np.ndarray, is_target: bool = True, is_sampled: bool = False) -> SampleStep:
+    def add(
+        self, step: Step, prompt: EncodedPrompt, ids: np.ndarray, is_target: bool = True, is_sampled: bool = False
+    ) -> SampleStep:
         """`ids` are the completion's. A step that is no target is only part of what later ones see."""
-        prompt = self.model.encode(step.messages, self.images)
         if not self.samples or not continues(self.samples[-1], prompt):
             self.samples.append(TrainingSample(prompt.ids, prompt.image_hashes, (), trajectory=self.trajectory))
         sample, start = self.samples[-1], len(prompt.ids)
@@ -60,7 +64,7 @@ def build_samples(
     """
     samples: list[TrainingSample] = []
     for index, trajectory in enumerate(trajectories):
-        merger = _Merger(model, images, index)
+        merger = _Merger(model, index)
         logprobs: dict[int, list[np.ndarray]] = {}
         for position, step in enumerate(trajectory.steps):
             completion = step.completion
@@ -69,7 +73,8 @@ def build_samples(
                     f"step {position} of episode {trajectory.episode} has no sampled token ids and log-probs "
                     "(was it played by an expert or a person?): use an sft stage for such data"
                 )
-            span = merger.add(step, completion.token_ids.astype(np.int64), is_sampled=True)
+            prompt = model.encode(step.messages, images)
+            span = merger.add(step, prompt, completion.token_ids.astype(np.int64), is_sampled=True)
             span.candidates = _candidates(completion)
             span.reward = step.reward.total
             logprobs.setdefault(len(merger.samples) - 1, []).append(_of_elements(completion))
@@ -81,8 +86,8 @@ def build_samples(
 
 def _candidates(completion: Completion) -> Candidates | None:
     scores = completion.scores
-    return None if scores is None else Candidates(
-        scores.candidates, scores.chosen, scores.is_per_token, scores.logprobs
+    return (
+        None if scores is None else Candidates(scores.candidates, scores.chosen, scores.is_per_token, scores.logprobs)
     )
 
 
@@ -132,13 +137,20 @@ def supervised_samples(
 ) -> list[TrainingSample]:
     """Targets of supervision: each written text, tokenised once, here, and ended with the end-of-turn token.
 
-    Recorded token ids are not used, not in earlier turns either: another model may have written them.
+    Recorded token ids are not used, not in earlier turns either: another model may have written them. An expert never
+    runs out of context, a model would: the steps from the first that does not fit are left out.
     """
-    merger = _Merger(model, images, index)
-    for step in trajectory.steps:
-        as_text = replace(step, messages=tuple(_as_text(m) for m in step.messages))
+    merger = _Merger(model, index)
+    for position, step in enumerate(trajectory.steps):
+        prompt = model.encode([_as_text(m) for m in step.messages], images)
         ids = model.encode_text(step.completion.text)
-        merger.add(as_text, ids, is_target=bool(step.completion.text))
+        if len(prompt.ids) + len(ids) > model.context:
+            log.warning(
+                "the last %d of %d steps of episode %d do not fit into the model's context of %d tokens and are left out",
+                len(trajectory.steps) - position, len(trajectory.steps), trajectory.episode, model.context,
+            )  # fmt: skip
+            break
+        merger.add(step, prompt, ids, is_target=bool(step.completion.text))
     return [s for s in merger.samples if s.steps]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from eyas.batch import Candidates, SampleStep, TrainingSample, collate
+from eyas.batch import Candidates, SampleStep, TrainingSample, collate, parts
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.scoring import action_logprobs
 from eyas.seeding import generator
@@ -32,15 +32,16 @@ def choose_actions(
 ) -> list[Completion]:
     """One completion a step: its head and the words of the action drawn with the request's own random number.
 
-    Equal prompts with equal heads and words are read once, and not at all where `read` holds them. Temperature 0 takes the most probable action, and records its
-    log-prob at temperature 1, as for sampled text.
+    Equal prompts with equal heads and words are read once, and not at all where `read` holds them; `max_batch` of them
+    at most together. Temperature 0 takes the most probable action, and records its log-prob at temperature 1, as for
+    sampled text.
     """
     samples = [_sample(model, step) for step in steps]
     keys: list[Hashable] = [_key(s, step.request) for s, step in zip(samples, steps, strict=True)]
     first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in read}
-    todo = sorted(first.values(), key=lambda i: len(samples[i].ids))
-    for begin in range(0, len(todo), max_batch):
-        part = todo[begin : begin + max_batch]
+    todo = list(first.values())
+    for indices in parts([samples[i] for i in todo], max_batch):
+        part = [todo[k] for k in indices]
         temperatures = [steps[i].request.temperature or 1.0 for i in part]
         for i, scores in zip(part, _read(model, images, [samples[i] for i in part], temperatures), strict=True):
             read[keys[i]] = scores

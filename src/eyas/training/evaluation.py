@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from eyas.config import UNTRAINED, EvalStage, RLStage, SFTStage
 from eyas.evaluation.evaluate import Played, best_constant_action, evaluation_row, play
@@ -10,6 +11,8 @@ from eyas.evaluation.records import EvalReport, EvalRow
 from eyas.evaluation.report import format_table, write_html_report
 from eyas.files import write_atomically
 from eyas.rollouts.actors import Actor, ConstantActor, ExpertActor, PolicyActor, RandomActor
+from eyas.rollouts.images import MemoryImageStore
+from eyas.seeding import Split
 from eyas.training.progress import StageProgress
 from eyas.training.run import Run
 from eyas.types import ImagePart, Trajectory
@@ -32,7 +35,9 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
             played = play_row(run, stage, name, decoding)
             row = evaluation_row(name, decoding, played, task.interface.format.fact_keys, run.training_starts)
             rows.append(row)
-            episodes = a_few(played.trajectories[:SHOWN_OF], SHOWN_EPISODES) if name not in SCRIPTED else []
+            # their pictures are kept by number: that one was lost brings no other into their place
+            kept = [t for t in played.trajectories if t.episode < SHOWN_OF]
+            episodes = a_few(kept, SHOWN_EPISODES) if name not in SCRIPTED else []
             if episodes:
                 file = f"{stage.name}-{name}-{decoding}_{0:06d}"
                 run.recorder.record(file, episodes, stage=stage.name, iteration=0, env_id=task.env_id)
@@ -49,6 +54,31 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
     write_html_report(run.folder, report, run.folder / "report.html", shown, run.images)
     run.images.clear()
     run.console.print(format_table(report))
+
+
+def evaluate_curve(run: Run, stage: RLStage) -> dict[str, float | None]:
+    """The curve between evaluations, on validation seeds: the final evaluation's seeds stay unseen."""
+    task, numbers = run.tasks[0], {}
+    for decoding, temperature in TEMPERATURE.items():
+        images = MemoryImageStore()  # its own: the run's holds what training still needs, and this one may drop all
+        run.images.attach(images)
+        try:
+            played = play(
+                task,
+                PolicyActor(run.policy, temperature),
+                images,
+                run.config.seed,
+                range(stage.evaluate_episodes),
+                Split.VALIDATION,
+                keep_pictures_below=0,
+                **playing_options(run, stage.num_envs),
+            )
+        finally:
+            run.images.detach(images)
+        row = evaluation_row("rl", decoding, played, task.interface.format.fact_keys)
+        numbers[f"eval/strict_success_rate_{decoding}"] = row.strict_success_rate
+        numbers[f"eval/return_mean_{decoding}"] = row.return_mean
+    return numbers
 
 
 def image_hashes(trajectories: Sequence[Trajectory]) -> set[str]:
@@ -68,10 +98,21 @@ def ladder(run: Run, stage: EvalStage) -> Iterator[tuple[str, str]]:
             yield from ((row, decoding) for decoding in stage.decodings)
 
 
+def playing_options(run: Run, num_envs: int) -> dict[str, Any]:
+    """How environments run, for `play`."""
+    config = run.config
+    return {
+        "num_envs": num_envs,
+        "max_failures_in_a_row": config.max_env_failures_in_a_row,
+        "workers": config.workers,
+    }
+
+
 def play_row(run: Run, stage: EvalStage, name: str, decoding: str) -> Played:
     task, episodes = run.tasks[stage.task], range(stage.episodes)
     actor = actor_of(run, stage, name, decoding)
-    return play(task, actor, run.images, stage.seed, episodes, keep_pictures_below=SHOWN_OF, workers=run.config.workers)
+    options = playing_options(run, stage.num_envs)
+    return play(task, actor, run.images, stage.seed, episodes, keep_pictures_below=SHOWN_OF, **options)
 
 
 def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:
@@ -79,7 +120,7 @@ def actor_of(run: Run, stage: EvalStage, name: str, decoding: str) -> Actor:
     if name == "random":
         return RandomActor()
     if name == "constant":
-        return ConstantActor(best_constant_action(task, run.images, stage.seed, run.config.workers))
+        return ConstantActor(best_constant_action(task, run.images, stage.seed, **playing_options(run, stage.num_envs)))
     if name == "expert":
         return ExpertActor()
     run.policy.load_weights(run.checkpoint(checkpoint_name(run, stage, name)))

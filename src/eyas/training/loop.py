@@ -10,14 +10,13 @@ import numpy as np
 from eyas.algorithms import ALGORITHMS, Algorithm
 from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
-from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.measures import rollout_metrics, start_keys
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.seeding import Split, generator
 from eyas.training.collect import collect_dataset, demonstrator
-from eyas.training.evaluation import evaluate_ladder
+from eyas.training.evaluation import evaluate_curve, evaluate_ladder, playing_options
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.training.progress import StageProgress
@@ -71,7 +70,15 @@ def collect(run: Run, stage: CollectStage) -> None:
     about = {"policy": stage.policy, "random_share": stage.random_share}
     with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
         numbers = collect_dataset(
-            task, actor, run.images, folder, run.config.seed, episodes, about, progress.update, run.config.workers
+            task,
+            actor,
+            run.images,
+            folder,
+            run.config.seed,
+            episodes,
+            about,
+            progress.update,
+            **playing_options(run, stage.num_envs),
         )
     run.log(stage.name, 0, numbers)
     run.images.clear()
@@ -95,8 +102,9 @@ def reinforce(run: Run, stage: RLStage) -> None:
         run.config.seed,
         Split.TRAIN,
         stage.num_envs,
+        stage.group_size,
         max_failures_in_a_row=run.config.max_env_failures_in_a_row,
-        first_episode=first_episode(run, stage),
+        first_episode=first_episode(run, stage) // stage.group_size * stage.group_size,
         workers=run.config.workers,
     )
     with closing(collector):
@@ -111,6 +119,7 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
         learner.optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
         collector.load_state_dict(parts["collector"])
+        keep_images_of_running_episodes(run, collector)  # not those of all the steps that were played again
     begin = run.state["iteration"]
     with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
         for iteration in range(begin, stage.iterations):
@@ -129,8 +138,9 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
             clock = time.perf_counter()
             record(run, stage, iteration, trajectories, samples)
             if stage.evaluate_every and (iteration + 1) % stage.evaluate_every == 0:
-                numbers |= evaluate(run, stage)
+                numbers |= evaluate_curve(run, stage)
             numbers |= {"rollout/env_failures_count": float(collector.env_failures)}
+            numbers |= {"rollout/dropped_moves_share": collector.moves_dropped / max(1, collector.moves_asked)}
             keep_images_of_running_episodes(run, collector)
             numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
             numbers["time/other_s"] = time.perf_counter() - clock
@@ -227,21 +237,6 @@ def record(
 def keep_images_of_running_episodes(run: Run, collector: Collector) -> None:
     """Memory does not grow with iterations: pictures stay only where a running episode still shows them."""
     run.images.discard_except(collector.image_hashes())
-
-
-def evaluate(run: Run, stage: RLStage) -> dict[str, float | None]:
-    """The curve between evaluations, on validation seeds: the final evaluation's seeds stay unseen."""
-    numbers: dict[str, float | None] = {}
-    for name, temperature in (("greedy", 0.0), ("sample", 1.0)):
-        actor = PolicyActor(run.policy, temperature)
-        episodes = range(stage.evaluate_episodes)
-        played = play(
-            run.tasks[0], actor, run.images, run.config.seed, episodes, Split.VALIDATION, workers=run.config.workers
-        )
-        row = evaluation_row("rl", name, played, run.tasks[0].interface.format.fact_keys)
-        numbers[f"eval/strict_success_rate_{name}"] = row.strict_success_rate
-        numbers[f"eval/return_mean_{name}"] = row.return_mean
-    return numbers
 
 
 def headline(numbers: dict[str, float | None]) -> dict[str, float | None]:

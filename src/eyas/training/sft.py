@@ -49,7 +49,10 @@ def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> Non
     train_set, held_out = split(trajectories, stage.validation_share, run.config.seed)
     samples, held_out_samples = supervise(run, train_set), supervise(run, held_out)
     if not samples:
-        raise DatasetError("no step of the dataset has a written text: collect with an expert or a checkpoint")
+        raise DatasetError(
+            "no step of the dataset has a written text: collect with an expert or a checkpoint, or at random with "
+            "thoughts = false where the environment has facts and no expert that tells them"
+        )
     batches = Batches(samples, stage.batch_size, run.config.seed)
     run.training_starts |= start_keys(train_set)
     num_updates = updates(run, stage)

@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import helpers_checks  # noqa: F401  (registers the environments)
-from eyas.checks import contract, playing
+from eyas.build import train
+from eyas.checks import contract, playing, preflight
 from eyas.checks.env import check_environment
 from eyas.checks.recipe import fitted, minimal_recipe, short_name
 from eyas.checks.report import Level, Report
-from eyas.config import CollectStage, InterfaceConfig, ModelConfig, TaskConfig
+from eyas.config import CollectStage, HistoryConfig, InterfaceConfig, ModelConfig, TaskConfig
 from eyas.errors import ConfigError
 from eyas.recipes import load_recipe
+from eyas.rollouts.datasets import load_trajectories
+from eyas.seeding import Split, environment_seed
+from eyas.types import ParsedAction
 
 
 def check(name: str, timeout_s: float = 20.0, **options) -> Report:
@@ -191,6 +196,69 @@ def test_frozen_lake_with_a_model_says_what_training_would_meet() -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
+SMALL = ModelConfig(options={"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32})
+QUICK = [
+    "stages.collect.episodes=3",
+    "stages.sft.steps=2",
+    "stages.rl.iterations=1",
+    "stages.rl.num_envs=2",
+    "stages.rl.rollout_steps=2",
+    "stages.eval.episodes=2",
+]
+
+
+@pytest.mark.parametrize("name", ["ShortCounting", "Factual"])
+def test_the_recipe_for_an_environment_without_an_expert_trains(name: str, tmp_path: Path) -> None:
+    report = check_environment(f"checks/{name}-v0", model=SMALL, episodes=2, output=tmp_path)
+    assert report.verdict == "ready"
+    recipe = load_recipe(tmp_path / "recipe.toml", [*QUICK, "name=own"])
+    assert isinstance(recipe.stages[0], CollectStage)
+    assert recipe.stages[0].policy == "random"
+    run = train(recipe, output=tmp_path, console=Console(quiet=True))
+    steps = [s for t in load_trajectories(run.folder / "datasets" / "collect") for s in t.steps]
+    assert all(isinstance(s.parse, ParsedAction) and '"action"' in s.completion.text for s in steps)
+    assert (run.folder / "report.json").exists()
+
+
+def test_long_random_demonstrations_get_room() -> None:
+    names = ("press the left of the two levers until it clicks", "press the other lever until it clicks", "wait")
+    interface = InterfaceConfig(action_names=names, max_new_tokens=12)
+    task = TaskConfig(env="checks/ShortCounting-v0", interface=interface)
+    report = check_environment(task, model=SMALL, episodes=3)
+    (finding,) = report.of(Level.WARNING)
+    assert finding.name == "demonstrations"
+    longest = report.preflight["demonstration_tokens_max"]
+    assert tomllib.loads(report.recipe)["tasks"][0]["interface"]["max_new_tokens"] == longest + 8
+
+
+def test_a_conversation_is_checked_with_a_model() -> None:
+    interface = InterfaceConfig(history=HistoryConfig(kind="conversation"), max_new_tokens=16)
+    report = check_environment(TaskConfig(env="checks/ShortCounting-v0", interface=interface), model=SMALL, episodes=2)
+    assert report.verdict == "ready"
+    assert report.preflight["prompt_tokens_mean"] < report.preflight["prompt_tokens_max"]
+
+
+@pytest.mark.parametrize("name", ["LosingTraining", "LosingTrainingSteps"])
+def test_episodes_that_training_would_lose_are_named(name: str) -> None:
+    bad = [g for g in range(4) if (environment_seed(0, Split.TRAIN, g) >> 2) % 4 == 3]  # groups
+    assert 0 < len(bad) < 4
+    begun = time.monotonic()
+    report = check(name, model=SMALL, episodes=2)
+    assert time.monotonic() - begun < preflight.BUDGET_S  # a lost episode is not waited for
+    numbers = ", ".join(str(4 * group + place) for group in bad for place in range(4))
+    assert list(errors(report)) == ["lost episodes"]
+    told = errors(report)["lost episodes"]
+    assert told.startswith(f"training episodes {numbers} were lost to the environment; the last: ")
+    assert "RuntimeError: stuck" in told
+    assert [len(group) for group in report.preflight["group_returns"]] == [0 if g in bad else 4 for g in range(4)]
+
+
+def test_an_environment_that_training_could_not_use_at_all_is_not_usable() -> None:
+    report = check("LosingAllTraining", model=SMALL, episodes=2)
+    assert not report.ok
+    assert "stuck" in report.verdict or "stuck" in "".join(f.traceback for f in report.of(Level.ERROR))
+
+
 def test_numbers_as_actions_are_tried_at_random() -> None:
     task = TaskConfig(env="Pendulum-v1", env_args={"max_episode_steps": 20})
     report = check_environment(task, model=None, episodes=1)
@@ -255,7 +323,7 @@ def test_an_expert_that_writes_more_than_the_model_may_is_warned_of() -> None:
     interface = InterfaceConfig(max_new_tokens=12)
     report = check_environment(TaskConfig(env="eyas/NumberLine-v0", interface=interface), episodes=2)
     (finding,) = report.of(Level.WARNING)
-    longest = report.preflight["expert_tokens_max"]
+    longest = report.preflight["demonstration_tokens_max"]
     assert longest > 12
     assert finding.name == "demonstrations"
     assert f"set max_new_tokens = {longest + 8}" in finding.detail

@@ -107,7 +107,9 @@ def test_eval_of_a_checkpoint_is_reproducible(finished_run: Path) -> None:
 
 
 def test_eval_passes_arguments_to_the_environment() -> None:
-    out = run("eval", "nano-random", *NUMBER_LINE, "--episodes", "2", "--env-arg", "mode=text", "--json")
+    out = run(
+        "eval", "nano-random", *NUMBER_LINE, "--episodes", "2", "--num-envs", "1", "--env-arg", "mode=text", "--json"
+    )
     assert json.loads(out)["env_args"] == {"mode": "text"}
 
 
@@ -119,6 +121,13 @@ def test_collect_writes_a_dataset_that_training_reads(tmp_path: Path) -> None:
     overrides = ["stages.collect.episodes=1", f'stages.sft.data="{dataset}/"', "name=own", "stages.eval.rows=['sft']"]
     run("train", "numberline_ppo", *TINY, *overrides, "--output", str(tmp_path))
     assert json.loads((tmp_path / "own" / "report.json").read_text())["rows"][0]["policy"] == "sft"
+
+
+def test_collect_at_random_writes_what_a_model_can_learn(tmp_path: Path) -> None:
+    options = ["--policy", "random", "--episodes", "3", "--num-envs", "2", "--output", str(tmp_path / "random")]
+    run("collect", "FrozenLake-v1", *options)
+    steps = [s for t in load_trajectories(tmp_path / "random") for s in t.steps]
+    assert steps and all(f'"action": "{s.action_name}"' in s.completion.text for s in steps)
 
 
 def test_collect_with_a_checkpoint(finished_run: Path, tmp_path: Path) -> None:

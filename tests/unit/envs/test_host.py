@@ -1,5 +1,7 @@
 """One environment: what a step gives back, sequences of moves, replays, and rewards that are no numbers."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import helpers_envs as broken
 from eyas.envs.host import EnvError, EnvHost, EnvHosts, EnvOutcome, EnvSource
 from eyas.errors import ConfigError
+from eyas.interface.actions import SequenceCodec, codec_for
 
 
 def started(make, seed: int = 0, **source) -> tuple[EnvHost, EnvOutcome]:
@@ -24,6 +27,11 @@ class LegalEnv(broken.CountingEnv):
 
     def step(self, action):
         return *super().step(action)[:4], self.told
+
+
+def started_with(told: dict, space: gym.Space, **options) -> EnvHost:
+    """An environment of which several moves a step are played, and what it tells after each is judged by the codec."""
+    return started(lambda: LegalEnv(told, **options), may_follow=SequenceCodec(codec_for(space), 3).may_follow)[0]
 
 
 def test_the_environment_is_made_at_the_first_reset_and_once() -> None:
@@ -54,27 +62,42 @@ def test_moves_after_the_end_are_not_played() -> None:
         ({"legal_actions": []}, 1),
         ({"action_mask": np.array([1, 0, 1], np.int8)}, 2),
         ({"action_mask": [True, True, True]}, 3),
-        ({"action_mask": [True]}, 1),
         ({}, 3),
     ],
 )
 def test_a_sequence_ends_before_a_move_that_is_not_legal(told: dict, num_moves: int) -> None:
-    host, _ = started(lambda: LegalEnv(told))
+    host = started_with(told, gym.spaces.Discrete(3))
     assert host.step([1, 2, 1]).num_moves == num_moves
 
 
+def test_a_mask_that_does_not_fit_the_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="action_mask"):
+        started_with({"action_mask": [True]}, gym.spaces.Discrete(3)).step([1, 2, 1])
+
+
+def test_legality_of_dictionaries_that_hold_arrays_is_judged_by_the_codec() -> None:
+    space = gym.spaces.Dict(turn=gym.spaces.Box(-1, 1, (2,)), fire=gym.spaces.Discrete(2))
+
+    class Env(LegalEnv):
+        def step(self, action):
+            return *super().step(1)[:4], self.told
+
+    def move(turn: float, fire: int) -> dict:
+        return {"turn": np.full(2, turn, np.float32), "fire": fire}
+
+    told = {"legal_actions": [move(0, 1), move(0.5, 0)]}
+    may_follow = SequenceCodec(codec_for(space), 3, " | ").may_follow
+    host, _ = started(lambda: Env(told), may_follow=may_follow)
+    assert host.step([move(1, 1), move(0.5, 0), move(0.5, 1)]).num_moves == 2
+
+
 def test_a_mask_counts_from_the_first_action_of_the_space() -> None:
-    host, _ = started(lambda: LegalEnv({"action_mask": [True, False, False]}, start=5))
+    host = started_with({"action_mask": [True, False, False]}, gym.spaces.Discrete(3, start=5), start=5)
     assert host.step([5, 5, 6]).num_moves == 2
 
 
-def test_legal_actions_may_be_words() -> None:
-    host, _ = started(lambda: LegalEnv({"legal_actions": ["1", "2"]}))
-    assert host.step(["2", "1", "0"]).num_moves == 2
-
-
 def test_the_first_move_is_always_played() -> None:
-    host, _ = started(lambda: LegalEnv({"legal_actions": [0]}))
+    host = started_with({"legal_actions": [0]}, gym.spaces.Discrete(3))
     assert [host.step([2]).num_moves, host.step([2, 2]).num_moves] == [1, 1]
 
 
@@ -236,3 +259,46 @@ def test_errors_for_the_user_pass_through() -> None:
 
     with pytest.raises(ConfigError, match="something else"):
         EnvHosts([EnvSource(make)]).start(0, 0, 0)
+
+
+def test_advice_that_comes_after_the_environment_has_worked_is_a_failure_like_any_other() -> None:
+    """A browser that dies in a step, and whose successor finds its port in use."""
+    made: list[int] = []
+
+    def make() -> gym.Env:
+        made.append(1)
+        if len(made) == 2:
+            raise ConfigError("the port is in use")
+        return broken.RaisingStep()
+
+    hosts = EnvHosts([EnvSource(make)])
+    assert isinstance(hosts.start(0, 0, 0), EnvOutcome)
+    assert isinstance(hosts.step(0, [1]), EnvError)
+    error = hosts.start(0, 0, 0)
+    assert isinstance(error, EnvError) and error.message == "ConfigError: the port is in use"
+    assert isinstance(hosts.start(0, 0, 0), EnvOutcome)
+
+
+def test_advice_about_a_source_is_not_silenced_by_another_one_that_works() -> None:
+    def make() -> gym.Env:
+        raise ConfigError("type something else")
+
+    hosts = EnvHosts([EnvSource(broken.CountingEnv), EnvSource(make)])
+    hosts.start(0, 0, 0)
+    with pytest.raises(ConfigError):
+        hosts.start(1, 1, 0)
+
+
+def test_sys_exit_in_a_step_ends_the_episode_and_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Env(broken.CountingEnv):
+        def go_wrong(self):
+            sys.exit("out of lives")
+
+        def close(self):
+            sys.exit(1)
+
+    hosts = EnvHosts([EnvSource(Env)])
+    hosts.start(0, 0, 0)
+    error = hosts.step(0, [1])
+    assert isinstance(error, EnvError) and error.message == "SystemExit: out of lives"
+    assert "closing an environment raised" in caplog.text

@@ -343,6 +343,15 @@ def test_an_error_for_the_user_is_raised(workers: MakePool, num_workers: int) ->
         pool.answers()
 
 
+def test_an_error_for_the_user_is_a_failure_once_the_environment_has_worked(workers: MakePool, tmp_path: Path) -> None:
+    """The process that replaces a dead one has seen nothing work yet: the pool has."""
+    pool = workers(EnvSource(partial(broken.made_once, str(tmp_path / "marker"))))
+    start(pool)
+    assert isinstance(step(pool), EnvError)  # the process died
+    error = start(pool)
+    assert isinstance(error, EnvError) and "the port is in use" in error.message
+
+
 def test_sources_that_cannot_travel_are_refused_at_once() -> None:
     lock = threading.Lock()
     with pytest.raises(ConfigError, match="num_workers = 0"):

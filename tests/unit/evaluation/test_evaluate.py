@@ -1,16 +1,19 @@
 """Evaluation: lost episodes, disjoint seeds, rows counted by hand."""
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
-from eyas.config import WorkersConfig
+from eyas.errors import EnvironmentFailure
 from eyas.evaluation.evaluate import best_constant_action, evaluation_row, play
 from eyas.evaluation.measures import start_keys
 from eyas.evaluation.statistics import wilson_interval
 from eyas.rollouts.actors import ConstantActor
+from eyas.rollouts.collector import Collector
 from eyas.rollouts.images import MemoryImageStore
 from eyas.seeding import Split, derive_seed, environment_seed, generator
-from eyas.types import FailureEffect
-from helpers import CountingEnv, ScriptedPolicy, always, nonsense, seeded_text, text_task
+from eyas.types import FailureEffect, ImagePart
+from helpers import CountingEnv, ScriptedPolicy, always, nonsense, picture, seeded_text, text_task
 
 
 def evaluated(task, actor, episodes=10, **options):
@@ -106,10 +109,86 @@ def test_best_constant_action_is_chosen_on_other_seeds_than_it_is_evaluated_on()
             return observation, float(action), *rest
 
     task = text_task(PaysForOne)
-    assert best_constant_action(task, MemoryImageStore(), 0, WorkersConfig()) == 1
+    assert best_constant_action(task, MemoryImageStore(), 0) == 1
     chosen_on = {environment_seed(0, Split.VALIDATION, e) for e in range(200)}
     played = evaluated(task, ConstantActor(1), 50)
     assert not chosen_on & {t.seed for t in played.trajectories}
+
+
+# ----------------------------------------------------------------------------------------------- constants
+
+
+def constant_task(size, pays=lambda action: 0.0, raises=lambda action: False, **info):
+    """One step an episode, among so many actions; counts the episodes."""
+
+    class OneStep(CountingEnv):
+        action_space = spaces.Discrete(size)
+        num_episodes = 0
+
+        def __init__(self):
+            super().__init__(length=1, **info)
+
+        def step(self, action):
+            OneStep.num_episodes += 1
+            if raises(action):
+                raise RuntimeError("no such move")
+            observation, _, *rest = super().step(action)
+            return observation, pays(action), *rest
+
+    return text_task(OneStep), OneStep
+
+
+@pytest.mark.parametrize(("size", "episodes"), [(4, 4 * 200), (5, 5 * 20 + 4 * 200), (200, 16 * 20 + 4 * 200)])
+def test_many_constants_cost_a_bounded_number_of_episodes(size, episodes):
+    task, env = constant_task(size, float)
+    assert best_constant_action(task, MemoryImageStore(), 0) == size - 1
+    assert env.num_episodes == episodes
+
+
+def test_a_constant_that_loses_every_episode_is_not_taken_for_one_that_earns_nothing():
+    task, _ = constant_task(3, lambda action: -float(action), lambda action: action == 0)
+    assert best_constant_action(task, MemoryImageStore(), 0) == 1  # the wrong variant: 0, whose mean of nothing is 0
+
+
+def test_a_constant_player_plays_another_move_where_its_own_is_not_legal():
+    task, _ = constant_task(5, raises=lambda action: action not in (1, 3), legal_actions=[1, 3])
+    played = evaluated(task, ConstantActor(0), 40)
+    assert played.num_lost == 0
+    assert {t.steps[0].action for t in played.trajectories} == {1, 3}
+    assert {t.steps[0].action for t in evaluated(task, ConstantActor(3), 40).trajectories} == {3}
+
+
+# ----------------------------------------------------------------------------------------------- failures and pictures
+
+
+@pytest.mark.parametrize("num_envs", [1, 64])
+def test_an_environment_that_always_fails_ends_the_evaluation(num_envs):
+    task, env = constant_task(2, raises=lambda action: True)
+    with pytest.raises(EnvironmentFailure, match="no such move"):
+        evaluated(task, always("0"), 250, num_envs=num_envs, max_failures_in_a_row=3)
+    assert env.num_episodes <= 250 + 3  # the wrong variant tries all of them twice, and reports success of 0
+    with pytest.raises(EnvironmentFailure, match="no such move"):
+        evaluated(task, always("0"), 1)
+
+
+def test_what_pictures_are_still_needed_is_not_looked_up_at_every_decision(monkeypatch):
+    class Pictures(CountingEnv):
+        observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+
+        def _words(self):
+            return picture(1000 * self.start + len(self.actions), 16, 16)
+
+    lookups = []
+    inner = Collector.image_hashes
+    monkeypatch.setattr(Collector, "image_hashes", lambda *args: lookups.append(1) or inner(*args))
+    images = MemoryImageStore()
+    task = text_task(lambda: Pictures(length=60))
+    played = play(task, always("1"), images, 0, range(30), keep_pictures_below=20)
+    parts = [p for t in played.trajectories[:20] for s in t.steps for p in s.messages[0].parts]
+    kept = {p.image_hash for p in parts if isinstance(p, ImagePart)}
+    assert len(kept) == 20 * 60
+    assert all(h in images for h in kept)
+    assert 1 <= len(lookups) <= 6  # the wrong variant: at each of the last 30 steps
 
 
 def test_evaltrain_seeds_of_the_splits_are_disjoint_by_construction():

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from eyas.errors import ConfigError, UnsupportedSpace
 from eyas.interface.actions import ReadFailure, SequenceCodec, codec_for
+from eyas.interface.formats import FORMATS
 from eyas.seeding import generator
-from eyas.types import FailureReason
+from eyas.types import Completion, FailureReason
 
 UNKNOWN, ILLEGAL = FailureReason.UNKNOWN_ACTION, FailureReason.ILLEGAL_ACTION
 AMBIGUOUS, TOO_MANY = FailureReason.AMBIGUOUS_ACTION, FailureReason.TOO_MANY_ACTIONS
@@ -58,6 +59,36 @@ def test_numbers_are_read_alike_whether_named_or_counted():
     assert counted.read("take 10") == 10
     assert why(counted, "1 or 2") is AMBIGUOUS
     assert why(counted, "25") is UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["-1", "−1", "1.5", "-1.5", "take -1", "0.1", "1.0", "1-2", "0-3", ".1", "1e3"])
+@pytest.mark.parametrize("names", [None, [str(i) for i in range(6)]])
+def test_a_signed_or_decimal_number_or_a_range_is_no_action(text, names):
+    assert why(codec_for(spaces.Discrete(6), names), text) is UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["I choose 1.", "1.", "1, as it is free", "(1)", "- 1", "action:1", "1!", "go to 1-"])
+@pytest.mark.parametrize("names", [None, [str(i) for i in range(6)]])
+def test_a_number_may_end_a_sentence(text, names):
+    assert codec_for(spaces.Discrete(6), names).read(text) == 1
+
+
+def test_a_signed_number_is_no_component():
+    assert why(codec_for(spaces.MultiDiscrete([4, 4])), "-1, 2") is UNKNOWN
+    assert why(codec_for(spaces.MultiDiscrete([4, 4])), "1, 2.5") is UNKNOWN
+    assert codec_for(spaces.MultiDiscrete([4, 4])).read("1, 2.").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("number", ["-1", "1.9", '"-1"', '"1.9"'])
+def test_a_json_number_that_is_no_action_is_a_parse_failure(number):
+    form = FORMATS["json"](codec_for(spaces.Discrete(4)), (), False)
+    assert form.parse(Completion('{"action": 1}')).action == 1
+    assert form.parse(Completion(f'{{"action": {number}}}')).reason is UNKNOWN
+
+
+def test_names_that_are_signed_numbers_are_mentioned():
+    codec = codec_for(spaces.Discrete(3), ("-1", "0", "1"))
+    assert [codec.read(f"I take {n}.") for n in ("-1", "0", "1")] == [0, 1, 2]
 
 
 def test_the_longest_name_is_the_one_that_is_mentioned():
@@ -133,6 +164,42 @@ def test_a_mask_over_several_components_leaves_their_product():
         codec.legal({"action_mask": mask[:1]})
     with pytest.raises(UnsupportedSpace, match="legal_actions"):
         codec_for(spaces.MultiBinary(13)).legal({"action_mask": np.full(13, 2, np.int8)})
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))), spaces.Dict(a=spaces.Discrete(2))], ids=str
+)
+def test_a_mask_over_parts_is_not_silently_ignored(space):
+    with pytest.raises(ValueError, match="legal_actions"):
+        codec_for(space).legal({"action_mask": np.ones(2, np.int8)})
+    assert codec_for(space).legal({"action_mask": None}) is None
+
+
+def test_legal_arrays_are_put_into_words_once(monkeypatch):
+    codec = codec_for(spaces.MultiDiscrete([16, 16]))
+    legal = codec.actions
+    written = []
+    monkeypatch.setattr(codec, "write", lambda a, write=codec.write: written.append(1) or write(a))
+    for action in legal[::5]:
+        assert codec.is_legal(action, codec.actions)
+        assert not codec.is_legal(action, [a for a in legal if a is not action])
+    assert len(written) <= len(legal) + 2 * len(legal[::5])
+
+
+def test_actions_of_equal_value_and_another_type_are_not_confused():
+    codec = codec_for(spaces.Box(0, 1, (1,), np.float32), precision=0)
+    assert codec.is_legal(np.array([1], np.float32), [np.array([0], np.float32), np.array([0.9], np.float32)])
+    parts = codec_for(spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiBinary(2)))
+    legal = [{"a": 1, "b": np.array([0, 1], np.int8)}, {"a": 2, "b": np.array([1, 1], np.int8)}]
+    assert parts.is_legal({"a": 2, "b": np.array([1, 1], np.int8)}, legal)
+    assert not parts.is_legal({"a": 1, "b": np.array([1, 1], np.int8)}, legal)
+
+
+def test_whether_a_later_action_may_follow_is_said_by_the_info_before_it():
+    codec = SequenceCodec(codec_for(spaces.Discrete(3, start=1)), 3)
+    assert codec.may_follow({}, 3)
+    assert [codec.may_follow({"action_mask": [0, 1, 1]}, a) for a in (1, 2, 3)] == [False, True, True]
+    assert not codec.may_follow({"legal_actions": []}, 1)
 
 
 # ----------------------------------------------------------------------------------------------- text

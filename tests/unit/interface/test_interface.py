@@ -125,6 +125,22 @@ def test_legal_actions_are_those_that_info_names():
         interface.legal_actions({"legal_actions": [7]})
 
 
+def test_legal_actions_are_not_repeated_in_every_step_where_the_environment_says_nothing():
+    few, many = (Interface.for_env(Spaces(PICTURE, spaces.MultiDiscrete([n, n]))) for n in (5, 16))
+    assert len(few.legal_actions({})) == 25
+    assert many.codec.actions is not None
+    assert many.legal_actions({}) is None
+    last = many.codec.actions[-1]
+    assert many.parse(Completion(many.write(ExpertMove(last))), None).action.tolist() == [15, 15]
+    assert len(many.legal_actions({"legal_actions": [last]})) == 1
+
+
+def test_several_choices_take_names_of_their_own():
+    names = (("left", "right"), ("open", "shut"))
+    interface = Interface.for_env(Spaces(PICTURE, spaces.MultiDiscrete([2, 2])), action_names=names)
+    assert interface.parse(Completion('{"action": "right, open"}'), None).action.tolist() == [1, 0]
+
+
 def test_several_actions_a_step():
     interface = Interface.for_env(CountingEnv(), max_actions=3, action_names=("go", "stay"))
     parsed = interface.parse(Completion('{"action": "go, stay, go"}'), None)
@@ -150,6 +166,44 @@ def test_a_request_carries_the_interface_s_limits():
     scored = Interface.for_env(CountingEnv(), action_mode="score", thoughts=False)
     assert scored.request((), (1,), 3, 1.0).choice.continuations("") == ['{"action": "1"}']
     assert scored.most_tokens > scored.max_new_tokens
+
+
+def scored(actions, **options):
+    return Interface.for_env(Spaces(PICTURE, actions), action_mode="score", **options)
+
+
+def test_actions_that_only_info_lists_are_scored_and_refused_where_a_step_lists_none():
+    interface = scored(spaces.Discrete(1000), thoughts=False)
+    assert interface.most_tokens > interface.max_new_tokens
+    mask = np.zeros(1000, np.int8)
+    mask[[3, 999]] = 1
+    legal = interface.legal_actions({"action_mask": mask})
+    words = interface.request((), legal, 0, 1.0).choice.continuations("")
+    assert words == ['{"action": "3"}', '{"action": "999"}']
+    with pytest.raises(ConfigError, match="cannot be listed"):
+        interface.request((), interface.legal_actions({}), 0, 1.0)
+    texts = scored(spaces.Text(20), thoughts=False, format="plain")
+    legal = texts.legal_actions({"legal_actions": ["gonorth", "look"]})
+    assert texts.request((), legal, 0, 1.0).choice.continuations("") == ["gonorth", "look"]
+
+
+def test_scoring_several_actions_a_step_is_refused_for_what_it_is():
+    with pytest.raises(ConfigError, match="set max_actions = 1"):
+        scored(spaces.Discrete(3), max_actions=3)
+
+
+@pytest.mark.parametrize("format", ["json", "plain", "think", "think_observation"])
+@pytest.mark.parametrize("names", [("a", "b"), ('"' * 20, "b"), ("<answer>" * 4, "b")])
+@pytest.mark.parametrize("thoughts", [True, False])
+def test_the_room_for_a_scored_action_holds_what_the_format_writes_around_it(format, names, thoughts):
+    interface = scored(spaces.Discrete(2), format=format, action_names=names, thoughts=thoughts)
+    written = interface.write(ExpertMove(0, thought="It is so."))
+    head = written[: written.rindex("action") + 8] if format == "json" else written[: written.find("<answer>") + 8]
+    choice = interface.request((), None, 0, 1.0).choice
+    longest = max(choice.continuations(head if choice.head else ""), key=len)
+    assert head + longest == written if choice.head else longest == written
+    room = interface.most_tokens - interface.max_new_tokens
+    assert len(longest.encode()) < room <= len(longest.encode()) + 2  # one more for the end of the turn
 
 
 def test_numbers_of_an_observation_take_the_given_names():

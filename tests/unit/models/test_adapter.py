@@ -59,6 +59,24 @@ def test_forgotten_pictures_are_processed_again(policy, monkeypatch):
     assert torch.equal(model.vision_inputs([hashes], policy.images)["pixel_values"], first)
 
 
+def test_a_conversation_of_more_pictures_than_are_kept_is_encoded_without_its_pixels(policy, monkeypatch):
+    monkeypatch.setattr(adapter_module, "IMAGE_CACHE_BYTES", 1)
+    model = VisionLanguageModel(policy.model.model, policy.model.processor)
+    messages = prompt("What now?", *[policy.images.put(picture(i)) for i in range(4)])
+    first = model.encode(messages, policy.images)
+    processor, runs = model.processor.image_processor, []
+    counted = type("Counted", (type(processor),), {"__call__": lambda *a, **k: runs.append(1)})
+    monkeypatch.setattr(processor, "__class__", counted)
+    again = model.encode(messages, policy.images)
+    assert again.key == first.key and not runs
+
+
+def test_a_text_only_model_refuses_pictures_when_it_reads_the_prompt(policy):
+    model = VisionLanguageModel(policy.model.model, policy.model.tokenizer)
+    with pytest.raises(ModelError, match="takes no images"):
+        model.encode(prompt("What now?", policy.images.put(picture())), policy.images)
+
+
 def test_dropout_stays_off_in_training():
     model, processor = build_nano()
     model.config.text_config.attention_dropout = 0.5

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 import eyas.envs  # noqa: F401
-from eyas.errors import EnvironmentFailure, EyasError
+from eyas.errors import EnvironmentFailure
 from eyas.interface import Interface
 from eyas.rollouts.actors import ConstantActor, ExpertActor, RandomActor
 from eyas.rollouts.collector import Collector
@@ -431,9 +431,9 @@ def test_imagecut_an_overflow_at_the_end_of_a_rollout_is_no_cut():
     assert [t.episode for call in calls for t in call] == [0, 1, 2]
 
 
-def test_a_task_that_never_fits_says_what_to_do():
-    with pytest.raises(EyasError, match="shorten the task text"):
-        play(text_task(CountingEnv), ScriptedPolicy(seeded_text, context=3))
+def test_a_task_that_never_fits_stops_the_run_and_says_what_to_do():
+    with pytest.raises(EnvironmentFailure, match=r"5 environment failures in a row[\s\S]*shorten the task text"):
+        play(text_task(CountingEnv), ScriptedPolicy(seeded_text, context=3), range(20))
 
 
 # ----------------------------------------------------------------------------------------------- resuming
@@ -502,7 +502,9 @@ def test_pictures_that_will_be_shown_are_kept_from_the_first_step_on():
 
     def on_step(num_done):
         for running in c._running.values():
-            seen = {p.image_hash for s in running.steps for m in s.messages for p in m.parts if hasattr(p, "image_hash")}
+            seen = {
+                p.image_hash for s in running.steps for m in s.messages for p in m.parts if hasattr(p, "image_hash")
+            }
             kept.append(seen <= c.image_hashes(episodes_below=2 if running.episode < 2 else 0))
 
     c.episodes(range(2), on_step)

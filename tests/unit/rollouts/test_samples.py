@@ -5,7 +5,7 @@ import pytest
 
 from eyas.errors import DatasetError
 from eyas.rollouts.samples import build_samples, supervised_samples
-from eyas.types import Completion, RewardBreakdown, StopReason
+from eyas.types import Completion, Message, RewardBreakdown, StopReason, TextPart
 from helpers import json_format, nano_policy, prompt, step, trajectory
 
 FORM = json_format("left", "right")
@@ -66,3 +66,22 @@ def test_a_target_of_supervision_ends_the_turn_and_has_no_sampling_logprobs(poli
     assert sample.ids[-1] in policy.model.end_ids and span.end == len(sample.ids)
     assert policy.model.decode(sample.ids[span.start :]) == TEXT
     assert '"action": "left"}' in policy.model.decode(sample.ids[span.action_start :])
+
+
+def test_demonstrations_end_where_the_context_does(policy, monkeypatch, caplog):
+    """An expert never runs out of context: one conversation of 6 steps, of which as many are learned as the model reads."""
+    messages, steps = prompt("Go."), []
+    for i in range(6):
+        steps.append(step(Completion(TEXT), FORM.parse(Completion(TEXT)), messages=messages))
+        messages = (*messages, Message("assistant", (TextPart(TEXT),), Completion(TEXT)), *prompt(f"You are at {i}."))
+    (whole,) = supervised_samples(trajectory(steps), policy.model, policy.images)
+    assert len(whole.steps) == 6 and not caplog.text
+    context = whole.steps[3].end
+    monkeypatch.setattr(type(policy.model), "context", context)
+    (cut,) = supervised_samples(trajectory(steps, episode=7), policy.model, policy.images)
+    assert len(cut.ids) == context
+    assert cut.steps == whole.steps[:4]
+    assert "the last 2 of 6 steps of episode 7 do not fit" in caplog.text
+    monkeypatch.setattr(type(policy.model), "context", context - 1)
+    (cut,) = supervised_samples(trajectory(steps), policy.model, policy.images)
+    assert cut.steps == whole.steps[:3]

@@ -1,5 +1,6 @@
 """Where a run stands after each stage, and what a stop between two moments leaves behind."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from eyas.build import build_run
 from eyas.config import RunConfig
 from eyas.errors import CheckpointError, ConfigError, DatasetError
 from eyas.models.policy import Policy
+from eyas.rollouts.datasets import load_trajectories
 from eyas.training.optim import Optimizer
 from eyas.training.run import Run
 from eyas.training.sft import Batches, split
+from eyas.types import ExecutedBy, ParsedAction
 
 SFT = {"kind": "sft", "data": "collect", "steps": 1}
 STAGES = [
@@ -139,8 +142,23 @@ def test_data_of_another_environment_is_refused(tmp_path: Path) -> None:
         build_run(config(tmp_path, stages=[{**SFT, "data": f"{tmp_path}/"}]))
 
 
-def test_demonstrations_without_words_cannot_be_imitated(tmp_path: Path) -> None:
-    stages = [{"kind": "collect", "policy": "random", "episodes": 2}, SFT]
+RANDOM = {"kind": "collect", "policy": "random", "episodes": 2}
+
+
+def test_random_demonstrations_teach_the_format_with_the_true_facts(tmp_path: Path) -> None:
+    run = eyas.train(config(tmp_path, stages=[RANDOM, SFT]), console=Console(quiet=True))
+    steps = [s for t in load_trajectories(run.folder / "datasets" / "collect") for s in t.steps]
+    assert {s.executed_by for s in steps} == {ExecutedBy.RANDOM}
+    for step in steps:
+        assert isinstance(step.parse, ParsedAction)
+        assert step.parse.facts == {k: step.facts[k] for k in run.tasks[0].interface.format.fact_keys}
+        assert json.loads(step.completion.text)["action"] == step.action_name
+    assert len({s.action_name for s in steps}) > 1
+
+
+def test_demonstrations_without_words_cannot_be_imitated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyas.build.expert_for", lambda env: None)  # nobody tells the facts that the format asks for
+    stages = [RANDOM, SFT]
     with pytest.raises(DatasetError, match="no step of the dataset has a written text"):
         eyas.train(config(tmp_path, stages=stages), console=Console(quiet=True))
 

@@ -1,0 +1,107 @@
+"""What is wrong with a configuration, in words: one `path: message` a problem, with the nearest known name."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Part = type[BaseModel]
+
+
+def in_words(error: ValidationError, root: Part, kinds: Mapping[str, Part]) -> str:
+    """`kinds` are the parts that the list `stages` may hold, by the kind that pydantic writes into their paths."""
+    problems = _Problems(root, kinds)
+    return listed([problems.describe(e) for e in error.errors() if not _is_echo(e)])
+
+
+def listed(problems: Sequence[str]) -> str:
+    return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them where none is near."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    if nearest:
+        return f"; did you mean '{nearest[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+class _Problems:
+    def __init__(self, root: Part, kinds: Mapping[str, Part]):
+        self.root, self.kinds = root, kinds
+
+    def describe(self, detail: ErrorDetails) -> str:
+        """One pydantic error as `path: message`."""
+        location = detail["loc"]
+        path = ".".join(str(part) for part in self._without_kind(location)) or "the recipe"
+        return f"{path}: {self._message(detail, location)}"
+
+    def _message(self, detail: ErrorDetails, location: tuple[int | str, ...]) -> str:
+        match detail["type"]:
+            case "extra_forbidden":
+                return f"unknown key{_keyhint(str(location[-1]), self._part_at(location[:-1]))}"
+            case "missing":
+                return "is required"
+            case "union_tag_not_found":
+                return f"needs a kind, one of {', '.join(self.kinds)}"
+            case "union_tag_invalid":
+                tag = detail.get("ctx", {}).get("tag", "")
+                return f"unknown kind '{tag}'{hint(tag, self.kinds)}"
+            case "string_pattern_mismatch" if ":" in detail.get("ctx", {}).get("pattern", ""):
+                return f"should be written as module:name, not {_shortened(detail['input'])}"
+            case "string_pattern_mismatch":
+                wanted = "should begin with a letter and hold letters, digits, '.', '_' and '-' only"
+                return f"{wanted}, not {_shortened(detail['input'])}"
+            case "value_error":
+                return str(detail.get("ctx", {}).get("error", detail["msg"]))
+            case "too_short" | "string_too_short":
+                return "should not be empty"
+            case "model_type" | "model_attributes_type" | "dict_type":
+                return f"should be a table, not {_shortened(detail['input'])}"
+            case "tuple_type":
+                return f"should be a list, not {_shortened(detail['input'])}"
+            case _:
+                wanted = re.sub(r", (unable|got) .*", "", detail["msg"]).replace("Input should", "should")
+                return f"{wanted}, not {_shortened(detail['input'])}"
+
+    def _without_kind(self, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """pydantic writes `stages.1.rl.lr`, with the kind as a part of the path: users write `stages.1.lr`."""
+        is_stage = len(location) > 2 and location[0] == "stages" and location[2] in self.kinds
+        return location[:2] + location[3:] if is_stage else location
+
+    def _part_at(self, location: tuple[int | str, ...]) -> Part:
+        part = self.root
+        for key in location:
+            if key in self.kinds:
+                part = self.kinds[str(key)]
+            elif key in part.model_fields:
+                part = _part_in(part.model_fields[str(key)].annotation) or part
+        return part
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """pydantic also calls a list too short when its elements are wrong: those are reported themselves."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _shortened(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _part_in(annotation: Any) -> Part | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _part_in(arg))), None)
+
+
+def _keyhint(key: str, part: Part) -> str:
+    for name, field in part.model_fields.items():
+        inner = _part_in(field.annotation)
+        if inner is not None and key in inner.model_fields and name not in ("tasks", "stages"):
+            return f"; did you mean '{name}.{key}'?"
+    return hint(key, part.model_fields)
