@@ -298,6 +298,9 @@ def test_bins_reach_the_boxes_inside():
 class Strange(gym.Space):
     """Of no kind that is known."""
 
+    def __repr__(self) -> str:  # the same in every process: it names the test
+        return "Strange()"
+
 
 @pytest.mark.parametrize(
     "space",
