@@ -509,3 +509,19 @@ def test_pictures_that_will_be_shown_are_kept_from_the_first_step_on():
 
     c.episodes(range(2), on_step)
     assert len(kept) > 4 and all(kept)
+
+
+def test_the_picture_after_the_last_step_of_a_truncated_episode_is_kept_too():
+    """The recorder writes it, for it is what the critic saw."""
+    env = gym.make("eyas/NumberLine-v0")
+    task = Task(lambda: gym.wrappers.TimeLimit(gym.make("eyas/NumberLine-v0"), 1), Interface.for_env(env))
+    c = collector(RandomActor(), task)
+    finals = {
+        p.image_hash
+        for t in c.episodes(range(8))
+        for m in t.final_messages or ()
+        for p in m.parts
+        if hasattr(p, "image_hash")
+    }
+    assert finals and finals <= c.image_hashes(episodes_below=8)
+    assert not finals & c.image_hashes(episodes_below=0)
