@@ -168,6 +168,7 @@ class Collector:
         prompts = [r.messages for r in self._running.values()]
         prompts += [step.messages for r in self._running.values() if r.episode < episodes_below for step in r.steps]
         prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
+        prompts += [t.final_messages or () for t in self._done if t.episode < episodes_below]
         hashes = {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
         looked_back_at = [p for r in self._running.values() if self._interface(r).history.depth for p in r.past]
         return hashes | {p.image_hash for step in looked_back_at for p in step.shown.pictures}
