@@ -77,7 +77,9 @@ class AsShown(gym.Wrapper):
 
 def make(task: Task) -> gym.Env:
     env = task.make_env()
-    return AsShown(env, task) if isinstance(env.action_space, spaces.Discrete) else env
+    if isinstance(env.action_space, spaces.Discrete):
+        return AsShown(env, task)
+    return gym.wrappers.RescaleObservation(env, np.float32(-1), np.float32(1))  # the zoo normalises its numbers
 
 
 def evaluate(agent: Any, env: gym.Env, task: Task, seed: int, episodes: int) -> dict[str, Any]:

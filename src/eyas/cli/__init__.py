@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from eyas import __version__
-from eyas.cli import bench, collect, demo, env, evaluate, train
+from eyas.cli import bench, collect, demo, env, evaluate, train, view
 from eyas.errors import EyasError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
+app.command("view")(view.view)
 app.command("bench")(bench.bench)
 app.add_typer(env.app, name="env")
 

@@ -1,0 +1,35 @@
+"""How a run's thoughts fare: what its log says of each iteration, with a few of them."""
+
+from typing import Any
+
+from eyas.viewer.episodes import examples
+from eyas.viewer.folders import RunFolder
+from eyas.viewer.index import EpisodeIndex
+from eyas.viewer.progress import read_records
+
+# The numbers are those of the log: they are computed once, by the trainer.
+MEASURES = {
+    "unique_share": "rollout/thought_unique_share",
+    "parse_rate": "rollout/parse_rate",
+    "recognition_accuracy": "rollout/recognition_accuracy",
+    "entropy_nats": "rollout/entropy_nats",
+    "completion_length_tokens": "rollout/completion_length_tokens",
+}
+
+
+def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None) -> dict[str, Any]:
+    """`iterations`: stage, iteration, the measures (None where unknown) and up to five examples, in the log's order."""
+    entries: dict[tuple[str, int], dict[str, Any]] = {}
+    place, records = 0, [{}]
+    while records:
+        records, place, _ = read_records(run, place)
+        for record in records:
+            if any(key in record for key in MEASURES.values()) and isinstance(record.get("iteration"), int):
+                entries[str(record.get("stage")), record["iteration"]] = {n: record.get(k) for n, k in MEASURES.items()}
+    found = examples(index)
+    keys = [key for key in dict.fromkeys([*entries, *found]) if stage in (None, key[0])]
+    unknown = dict.fromkeys(MEASURES)
+    iterations = [
+        {"stage": k[0], "iteration": k[1], **entries.get(k, unknown), "examples": found.get(k, [])[:5]} for k in keys
+    ]
+    return {"iterations": iterations}
