@@ -388,7 +388,7 @@ def test_closing_does_not_wait_for_an_environment_that_hangs(workers: MakePool) 
 
 
 def test_an_interrupt_reaches_the_caller_and_the_pool_can_be_closed(workers: MakePool) -> None:
-    pool = workers(EnvSource(broken.SleepingStep), COUNTING, num_workers=2)
+    pool = workers(EnvSource(broken.SleepingStep), COUNTING, num_workers=2, step_timeout_s=30)
     start(pool, 0)
     pid = start(pool, 1, 1).info["pid"]
     pool.step(0, [1])

@@ -72,10 +72,8 @@ def test_parse_rate_and_failures_by_reason():
 def test_wordless_players_have_nothing_to_parse():
     random = step(Completion(""), parsed(), executed_by=ExecutedBy.RANDOM)
     silent = step(Completion(""), FAILED)
-    assert measures.written_steps([trajectory([random, silent, step(parse=parsed())])]) == [
-        silent,
-        step(parse=parsed()),
-    ]
+    written = step(parse=parsed())
+    assert measures.written_steps([trajectory([random, silent, written])]) == [silent, written]
 
 
 def test_recognition_accuracy():

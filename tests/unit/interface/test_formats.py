@@ -215,13 +215,13 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_parsed_fast_and_never_raises(text):
     form = JsonFormat(codec("left", "right"), ("a",))
-    begun = time.perf_counter()
+    begun = time.process_time()
     for finish in FinishReason:
         form.parse(Completion(text, finish_reason=finish))
         form.actions_after(text)
     is_complete_json(text)
     form.choice(None).head.is_complete(text)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_half_a_surrogate_pair_becomes_text_that_can_be_stored():

@@ -159,11 +159,11 @@ HOSTILE = {
 @pytest.mark.parametrize("name", [n for n in FORMATS if n != "json"])
 def test_hostile_text_in_tags_is_parsed_fast_and_never_raises(name, text):
     form = FORMATS[name](codec("left", "right"), ("a", "b"), True)
-    begun = time.perf_counter()
+    begun = time.process_time()
     for finish in FinishReason:
         form.parse(Completion(text, finish_reason=finish))
         form.actions_after(text)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @settings(deadline=None, max_examples=100)
@@ -229,8 +229,13 @@ def test_sampling_of_a_head_ends_where_no_action_can_come():
 
 
 def test_actions_that_cannot_be_listed_cannot_be_scored():
-    for actions in (codec_for(spaces.Box(-1, 1)), SequenceCodec(codec("a", "b"), 2), codec_for(spaces.Text(9))):
-        with pytest.raises(ConfigError, match="cannot be listed"):
+    several = "set max_actions = 1"
+    for actions, advice in (
+        (codec_for(spaces.Box(-1, 1)), "cannot be listed"),
+        (SequenceCodec(codec("a", "b"), 2), several),
+        (codec_for(spaces.Text(9)), "cannot be listed"),
+    ):
+        with pytest.raises(ConfigError, match=advice):
             JsonFormat(actions).choice(None)
     commands = PlainFormat(codec_for(spaces.Text(9))).choice(("go", "stay"))
     assert list(commands.continuations("")) == ["go", "stay"]
