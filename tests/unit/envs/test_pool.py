@@ -387,6 +387,15 @@ def test_closing_does_not_wait_for_an_environment_that_hangs(workers: MakePool) 
     assert not is_running(pid)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As a program starts: other tests of this process may have left a handler of their own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_reaches_the_caller_and_the_pool_can_be_closed(workers: MakePool) -> None:
     pool = workers(EnvSource(broken.SleepingStep), COUNTING, num_workers=2, step_timeout_s=30)
     start(pool, 0)
