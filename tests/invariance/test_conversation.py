@@ -11,7 +11,7 @@ from eyas.algorithms import PPO
 from eyas.batch import Denominators, TrainingSample, collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.evaluation.evaluate import play as play_episodes
-from eyas.interface.history import Conversation, LastObservations, NoHistory, PastStep, Shown, Summary
+from eyas.interface.history import Conversation, LastObservations, Moment, NoHistory, PastStep, Shown, Summary
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.samples import annotate, build_samples, supervised_samples
@@ -36,7 +36,7 @@ def play(policy, history, steps=4, pictures=True, new_tokens=6, stop_reason=Stop
     for index in range(steps + 1):
         hashes = (ImagePart(policy.images.put(picture(100 + index))),) if pictures else ()
         shown = Shown(hashes, (f"You are at {index}.",))
-        messages = history.prompt("Walk on.", "Answer left or right.", past, messages, shown, policy.images)
+        messages = history.prompt(Moment("Walk on.", "Answer left or right.", past, messages, shown, policy.images))
         if index == steps:
             break
         if text is None:
@@ -96,9 +96,9 @@ def test_retokenise_earlier_completions_keep_their_ids(policy):
     assert len(model.encode_text("left")) - 1 < len(odd)
     shown = Shown((), ("On.",))
     history = Conversation()
-    first = history.prompt("Walk.", "Answer.", (), (), shown, policy.images)
+    first = history.prompt(Moment("Walk.", "Answer.", (), (), shown, policy.images))
     past = [PastStep(shown, Completion("left", odd, np.zeros(4, np.float32)), "left")]
-    second = history.prompt("Walk.", "Answer.", past, first, shown, policy.images)
+    second = history.prompt(Moment("Walk.", "Answer.", past, first, shown, policy.images))
     start = len(model.encode(first, policy.images).ids)
     assert np.array_equal(model.encode(second, policy.images).ids[start : start + 4], odd)
 
@@ -109,11 +109,11 @@ def test_boundary_the_end_of_a_turn_stands_there_once(policy):
     words = model.encode_text("left")
     texts = []
     for ids in (words, words[:-1]):
-        first = Conversation().prompt("Walk.", "Answer.", (), (), shown, policy.images)
+        first = Conversation().prompt(Moment("Walk.", "Answer.", (), (), shown, policy.images))
         past = [PastStep(shown, Completion("left", ids.astype(np.int32)), "left")]
         texts.append(
             model.encode(
-                Conversation().prompt("Walk.", "Answer.", past, first, shown, policy.images), policy.images
+                Conversation().prompt(Moment("Walk.", "Answer.", past, first, shown, policy.images)), policy.images
             ).ids
         )
     assert np.array_equal(*texts)
@@ -191,7 +191,7 @@ def test_prefix_a_template_that_drops_earlier_thoughts_forks(policy):
 def test_demonstrations_of_a_conversation_are_one_sample_whose_targets_are_the_texts(policy):
     shown, past, messages, steps = Shown((), ("On.",)), [], (), []
     for text in ("left", "", "right"):
-        messages = Conversation().prompt("Walk.", "Answer.", past, messages, shown, policy.images)
+        messages = Conversation().prompt(Moment("Walk.", "Answer.", past, messages, shown, policy.images))
         completion = Completion(text, np.array([1777], np.int32))  # ids of another model's tokenizer: not to be used
         parse = ParsedAction(0, text, "", {}, 0)
         steps.append(step(completion, parse, messages=messages))
@@ -236,7 +236,7 @@ def test_the_last_observations_and_a_summary_say_what_was_done(policy):
         "You are at 2. Then you chose left. You are at 3. Then you chose left. Walk on. You are at 4. Answer left or right."
     )
     past = [PastStep(Shown((), ()), Completion(""), name) for name in ("left", "left", None, "right")]
-    (message,) = Summary().prompt("Walk.", "Answer.", past, (), Shown((), ("On.",)), policy.images)
+    (message,) = Summary().prompt(Moment("Walk.", "Answer.", past, (), Shown((), ("On.",)), policy.images))
     assert message.parts[0].text == "Walk. So far you chose: left x2, nothing, right. On. Answer."
 
 

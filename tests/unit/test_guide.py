@@ -93,7 +93,8 @@ def test_the_guide_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with mock.patch.dict(gym.registry), mock.patch.dict(EXPERTS), mock.patch.dict(FORMATS):
         try:
             for language, block in blocks(GUIDE.read_text()):
-                reader.do(language, block)
+                reader.do(language, block)  # compares what is printed
+            assert (tmp_path / "runs/lights/report.json").exists()
         finally:
             forget_module("my_env")
 

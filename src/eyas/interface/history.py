@@ -35,22 +35,26 @@ class PastStep:
     action_name: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a prompt is made from."""
+
+    task: str
+    instruction: str
+    past: Sequence[PastStep]
+    before: tuple[Message, ...]  # the prompt of the step before, () at the start of an episode
+    now: Shown
+    images: ImageStore
+
+
 class History(Protocol):
     @property
     def depth(self) -> int | None:
         """How many steps of the past it looks at; None: all of them, in words only."""
         ...
 
-    def prompt(
-        self,
-        task: str,
-        instruction: str,
-        past: Sequence[PastStep],
-        before: tuple[Message, ...],
-        now: Shown,
-        images: ImageStore,
-    ) -> tuple[Message, ...]:
-        """The prompt of this step; `before` is that of the step before, () at the start of an episode."""
+    def prompt(self, at: Moment) -> tuple[Message, ...]:
+        """The prompt of this step."""
         ...
 
 
@@ -72,16 +76,8 @@ class NoHistory:
 
     depth = 0
 
-    def prompt(
-        self,
-        task: str,
-        instruction: str,
-        past: Sequence[PastStep],
-        before: tuple[Message, ...],
-        now: Shown,
-        images: ImageStore,
-    ) -> tuple[Message, ...]:
-        return (_user(*now.pictures, _text(task, *now.words, instruction)),)
+    def prompt(self, at: Moment) -> tuple[Message, ...]:
+        return (_user(*at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
 
 
 @dataclass(frozen=True)
@@ -94,19 +90,11 @@ class LastObservations:
     def depth(self) -> int:
         return self.k - 1
 
-    def prompt(
-        self,
-        task: str,
-        instruction: str,
-        past: Sequence[PastStep],
-        before: tuple[Message, ...],
-        now: Shown,
-        images: ImageStore,
-    ) -> tuple[Message, ...]:
+    def prompt(self, at: Moment) -> tuple[Message, ...]:
         parts: list[Part] = []
-        for step in past[len(past) - min(self.k - 1, len(past)) :]:
+        for step in at.past[len(at.past) - min(self.k - 1, len(at.past)) :]:
             parts += [*step.shown.pictures, _text(*step.shown.words, f"Then you chose {_done(step.action_name)}.")]
-        return (_user(*parts, *now.pictures, _text(task, *now.words, instruction)),)
+        return (_user(*parts, *at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
 
 
 @dataclass(frozen=True)
@@ -115,19 +103,11 @@ class Summary:
 
     depth = None
 
-    def prompt(
-        self,
-        task: str,
-        instruction: str,
-        past: Sequence[PastStep],
-        before: tuple[Message, ...],
-        now: Shown,
-        images: ImageStore,
-    ) -> tuple[Message, ...]:
-        runs = [(name, len(list(steps))) for name, steps in groupby(_done(s.action_name) for s in past)]
+    def prompt(self, at: Moment) -> tuple[Message, ...]:
+        runs = [(name, len(list(steps))) for name, steps in groupby(_done(s.action_name) for s in at.past)]
         done = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in runs)
         so_far = f"So far you chose: {done}." if done else ""
-        return (_user(*now.pictures, _text(task, so_far, *now.words, instruction)),)
+        return (_user(*at.now.pictures, _text(at.task, so_far, *at.now.words, at.instruction)),)
 
 
 @dataclass(frozen=True)
@@ -142,23 +122,15 @@ class Conversation:
     are_older_downscaled: bool = False
     depth = 1  # what lies further back stands in the prompt before
 
-    def prompt(
-        self,
-        task: str,
-        instruction: str,
-        past: Sequence[PastStep],
-        before: tuple[Message, ...],
-        now: Shown,
-        images: ImageStore,
-    ) -> tuple[Message, ...]:
-        if not before:
-            return (_user(*now.pictures, _text(task, *now.words, instruction)),)
-        written = past[-1].completion
+    def prompt(self, at: Moment) -> tuple[Message, ...]:
+        if not at.before:
+            return (_user(*at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
+        written = at.past[-1].completion
         answer = Message("assistant", (TextPart(written.text),), written)
-        messages = [*before, answer, self._next(now)]
+        messages = [*at.before, answer, self._next(at.now)]
         older = len(messages) - 1 - 2 * self.keep_images  # the user message that has just become old
         if self.keep_images and older >= 0:
-            messages[older] = self._aged(messages[older], images)
+            messages[older] = self._aged(messages[older], at.images)
         return tuple(messages)
 
     @staticmethod

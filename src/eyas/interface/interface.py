@@ -13,7 +13,7 @@ from eyas.errors import ConfigError
 from eyas.interface import naming
 from eyas.interface.actions import MAX_NAMED, ActionCodec, SequenceCodec, codec_for
 from eyas.interface.formats import FORMATS, Format
-from eyas.interface.history import History, NoHistory, PastStep, Shown
+from eyas.interface.history import History, Moment, NoHistory, PastStep, Shown
 from eyas.interface.observations import Observer, observer_for
 from eyas.types import (
     Completion,
@@ -127,7 +127,7 @@ class Interface:
         self, past: Sequence[PastStep], before: tuple[Message, ...], now: Shown, images: ImageStore
     ) -> tuple[Message, ...]:
         """The messages of a step; `before` is the prompt of the step before, () at the start."""
-        return self.history.prompt(self.description.text, self.format.instruction(), past, before, now, images)
+        return self.history.prompt(Moment(self.description.text, self.format.instruction(), past, before, now, images))
 
     def render(
         self, observation: Any, info: Mapping[str, Any], frame: np.ndarray | None, images: ImageStore
