@@ -89,6 +89,7 @@ class SampleRequest:
     temperature: float = 1.0  # 0 is greedy: for evaluation only, its log-probs are recorded at temperature 1
     stop: StopRule | None = None
     choice: ActionChoice | None = None
+    is_continued: bool = False  # the episode's next prompt will begin with this one and its completion
 
 
 # ----------------------------------------------------------------------------------------------- what an environment says of itself
@@ -212,6 +213,10 @@ class Step:
     action_name: str | None = None  # of what was executed
     value: float | None = None  # V of the prompt, where the algorithm asked for it
     advantage: float | None = None
+    # float32 (T,) each, in training only; an action that was scored is one element, not its tokens
+    learner_logprobs: np.ndarray | None = None  # at the learner's first pass of the iteration
+    updated_logprobs: np.ndarray | None = None  # at its last one
+    token_advantages: np.ndarray | None = None  # where credit goes to tokens, and not to whole steps
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from eyas.algorithms import PPO, LearnerOutput, Supervised
+from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
 from eyas.batch import Denominators, collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.models.logprobs import token_logprobs
@@ -24,7 +24,7 @@ TEXTS = ["Go.", "Which way now, and why is it that way and no other? Think of al
 
 def learner(policy, temperature=1.0, algorithm=None, **options):
     optimizer = Optimizer(policy.model, policy.value_head, OptimConfig(**options), 10)
-    return Learner(policy, algorithm or PPO(PPOConfig(entropy_coef=0.1)), optimizer, temperature)
+    return Learner(policy, algorithm or PolicyGradient(PPOConfig(entropy_coef=0.1)), optimizer, temperature)
 
 
 def played(policy, temperature=1.0, num=24, with_images="some"):
@@ -98,7 +98,7 @@ def test_ratio_is_1_before_the_first_update(ratio):
     trajectories = played(policy)
     samples = build_samples(trajectories, policy.model, policy.images)
     annotate(policy, trajectories, samples)
-    algorithm = PPO(PPOConfig(ratio=ratio))
+    algorithm = PolicyGradient(PPOConfig(ratio=ratio))
     algorithm.credit(samples)
     numbers = learner(policy, algorithm=algorithm, lr=1e-2).update(samples)
     assert numbers["train/kl_k3_sampling_policy"] == pytest.approx(0, abs=1e-7)
@@ -159,7 +159,7 @@ def logit_gradient(policy, samples, algorithm, shift=0):
     """|d loss / d logits| summed over the vocabulary, at every position: (B, T)."""
     batch = collate(samples, policy.model.pad_id)
     batch.token_columns = batch.token_columns + shift
-    vision = policy.model.vision_inputs(batch.image_hashes, policy.images)
+    vision = policy.model.features(batch.image_hashes, policy.images)
     hidden, _ = policy.model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
     logits = policy.model.logits(hidden.detach()).requires_grad_()
     logits.retain_grad()
@@ -172,7 +172,7 @@ def logit_gradient(policy, samples, algorithm, shift=0):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [PPO(PPOConfig(clip=100)), PPO(PPOConfig(ratio="token", clip=100)), Supervised()],
+    [PolicyGradient(PPOConfig(clip=100)), PolicyGradient(PPOConfig(ratio="token", clip=100)), Supervised()],
     ids=["step", "token", "sft"],
 )
 def test_mask_only_positions_before_sampled_tokens_get_a_gradient(algorithm):

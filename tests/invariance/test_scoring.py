@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from eyas.algorithms import PPO
+from eyas.algorithms import PolicyGradient
 from eyas.batch import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.interface.actions import codec_for
@@ -49,7 +49,7 @@ def brute_force(policy, request, head_ids, texts, is_per_token=False, temperatur
         words = model.encode_text(text)
         ids = torch.tensor(np.concatenate([encoded.ids, head_ids, words]))[None]
         positions = torch.arange(ids.shape[1])[None]
-        vision = model.vision_inputs([encoded.image_hashes], policy.images)
+        vision = model.features([encoded.image_hashes], policy.images)
         with torch.no_grad():
             hidden, _ = model.hidden(ids, torch.ones_like(ids, dtype=torch.bool), positions, vision)
             logits = model.logits(hidden[0, ids.shape[1] - len(words) - 1 : -1])
@@ -129,7 +129,7 @@ def _logprobs_of(policy, request, ids):
     model = policy.model
     encoded = model.encode(request.messages, policy.images)
     whole = torch.tensor(np.concatenate([encoded.ids, ids]))[None]
-    vision = model.vision_inputs([encoded.image_hashes], policy.images)
+    vision = model.features([encoded.image_hashes], policy.images)
     with torch.no_grad():
         hidden, _ = model.hidden(
             whole, torch.ones_like(whole, dtype=torch.bool), torch.arange(whole.shape[1])[None], vision
@@ -179,7 +179,7 @@ def training_samples(policy, form, temperature=1.0, is_per_token=False):
 
 def make_learner(policy, temperature=1.0, **options):
     optimizer = Optimizer(policy.model, policy.value_head, OptimConfig(lr=1e-3), 10)
-    return Learner(policy, PPO(PPOConfig(entropy_coef=0.1, **options)), optimizer, temperature)
+    return Learner(policy, PolicyGradient(PPOConfig(entropy_coef=0.1, **options)), optimizer, temperature)
 
 
 @pytest.mark.parametrize(("thoughts", "temperature"), [(False, 1.0), (False, 0.5), (True, 1.0)])
@@ -216,7 +216,7 @@ def test_the_gradient_is_that_of_brute_force(policy):
         scores, span = [], sample.steps[0]
         for words in span.candidates.ids:
             ids = torch.tensor(np.concatenate([sample.ids[: span.action_start], words]))[None]
-            vision = policy.model.vision_inputs([sample.image_hashes], policy.images)
+            vision = policy.model.features([sample.image_hashes], policy.images)
             hidden, _ = policy.model.hidden(
                 ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])[None], vision
             )

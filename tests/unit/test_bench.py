@@ -9,18 +9,26 @@ import pytest
 import torch
 
 import eyas.bench.overlap
-from eyas.batch import collate
-from eyas.bench import GOALS, MEANINGS, QUICK, format_bench, run_bench
+from eyas.bench import GOALS, GROUP_SIZE, MEANINGS, QUICK, format_bench, run_bench
 from eyas.bench.iterations import Inside
-from eyas.bench.learning import completion_loss, model_loss, training_samples
+from eyas.bench.learning import _each_alone, completion_loss, model_loss, training_samples
 from eyas.bench.measure import now_here
 from eyas.bench.memory import memory_growth
 from eyas.bench.overlap import CPU_SHARE, TimedActor, compare_workers, sampling_seconds, slowed
-from eyas.bench.sampling import bare_generate, bare_inputs, bare_loop
-from eyas.bench.workload import bench_policy, bench_tasks, prompts
+from eyas.bench.reuse import conversation_sides, converse
+from eyas.bench.sampling import (
+    bare_generate,
+    bare_inputs,
+    bare_loop,
+    geometric_lengths,
+    rollout_sides,
+    uniform_lengths,
+)
+from eyas.bench.workload import bench_policy, bench_tasks, forget, prompts, text_first
 from eyas.envs.host import EnvSource
 from eyas.envs.pool import WorkerPool
 from eyas.models.adapter import VisionLanguageModel
+from eyas.models.reading import batch_of
 from eyas.rollouts.collector import Collector
 from eyas.samplers.in_process import InProcessSampler
 from eyas.training import loop
@@ -66,12 +74,17 @@ def test_every_ratio_lies_within_its_spread(result):
 
 def test_the_sides_did_the_same_work(result):
     counts = result["counts"]
-    assert counts["sampler_vs_bare"] == {
-        n: [QUICK.prompts * QUICK.new_tokens] for n in ("sampler", "generate", "bare_loop")
-    }
-    assert counts["learner_vs_bare"] == {n: [QUICK.samples] for n in ("learner", "model_loss", "completion_loss")}
-    lengths = counts["sampler_vs_lockstep"]
-    assert lengths["sampler"] == lengths["lockstep"] and len(lengths["sampler"]) == 1
+    tokens, samples, steps = QUICK.new_tokens, QUICK.samples, QUICK.prompts * QUICK.conversation_steps
+    rolled_out = [QUICK.prompts * tokens * (QUICK.rollout_steps // 2)]
+    assert counts["sampler_vs_bare"] == {n: rolled_out for n in ("rollout", "generate", "bare_loop")}
+    assert counts["learner_vs_bare"] == {n: [samples] for n in ("learner", "model_loss", "completion_loss")}
+    assert counts["conversation_vs_rereading"] == {n: [steps] for n in ("conversation", "rereading", "bare_loop")}
+    assert counts["group_sampling_vs_alone"] == {n: [samples * tokens] for n in ("group", "alone", "bare_loop")}
+    assert counts["shared_text_vs_alone"] == {n: [QUICK.prompts * tokens] for n in ("shared", "alone", "bare_loop")}
+    assert set(map(tuple, counts["group_update_vs_alone"].values())) == {(samples,)}
+    for name in ("sampler_vs_lockstep", "sampler_vs_lockstep_geometric"):
+        lengths = counts[name]
+        assert lengths["sampler"] == lengths["lockstep"] and len(lengths["sampler"]) == 1
     for name, rates in result["rates_per_s"].items():
         assert all(math.isfinite(r) and r > 0 for r in rates.values())
         assert rates[result["spread"][name]["against"]] == max(list(rates.values())[1:])
@@ -101,7 +114,7 @@ def test_generate_samples_nothing_that_is_forbidden_and_never_ends_early(policy,
 def test_lockstep_writes_the_same_completions(policy, messages):
     requests = [SampleRequest(m, i, 1 + 5 * i) for i, m in enumerate(messages)]
     ours = policy.sample(requests)
-    lockstep = InProcessSampler(policy.model, policy.images, compact_below=0.0).sample(requests)
+    lockstep = InProcessSampler(policy.model, policy.images, is_refilled=False, drops_finished=False).sample(requests)
     for a, b in zip(ours, lockstep, strict=True):
         assert a.token_ids.tolist() == b.token_ids.tolist()
         assert a.sampling_logprobs == pytest.approx(b.sampling_logprobs, abs=1e-4)
@@ -109,11 +122,88 @@ def test_lockstep_writes_the_same_completions(policy, messages):
 
 def test_both_bare_losses_are_the_same_number(policy, messages):
     samples = training_samples(policy, messages, 8)
-    batch = collate(samples, policy.model.pad_id)
-    vision = policy.model.vision_inputs(batch.image_hashes, policy.images)
+    batch = batch_of(policy.model, policy.images, samples)
+    vision = policy.model.vision.pixels([h for hashes in batch.image_hashes for h in hashes], policy.images)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
     losses = [loss(policy.model, inputs, batch).item() for loss in (model_loss, completion_loss)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_lengths_are_uniform_or_have_a_tail():
+    uniform, tailed = uniform_lengths(2000, 32), geometric_lengths(2000, 32)
+    assert (min(uniform), max(uniform)) == (8, 64) and sum(uniform) / 2000 == pytest.approx(36, abs=1)
+    assert (min(tailed), max(tailed)) == (1, 128) and sum(tailed) / 2000 == pytest.approx(16, abs=1)
+
+
+def test_a_repeat_of_our_side_processes_and_encodes_its_pictures_again(policy, monkeypatch):
+    seen = []
+    encode = policy.model.model.get_image_features
+    monkeypatch.setattr(
+        policy.model.model,
+        "get_image_features",
+        lambda **inputs: seen.append(len(inputs["pixel_values"])) or encode(**inputs),
+    )
+    with rollout_sides(policy, num_envs=4, rollout_steps=1, new_tokens=2) as (ours, _, _):
+        for _ in range(2):
+            seen.clear()
+            ours.prepare()
+            assert not policy.model.vision._processed and not policy.sampler.prefixes._entries
+            ours.run()
+            assert sum(seen) == 4
+
+
+def test_the_bare_side_of_a_rollout_reads_the_prompts_that_were_played(policy):
+    with rollout_sides(policy, num_envs=3, rollout_steps=2, new_tokens=2) as (ours, _, loop):
+        ours.prepare()
+        assert ours.run() == 3 * 2 * 2
+        loop.prepare()
+        assert loop.run() == 3 * 2 * 2
+
+
+def test_a_shared_text_is_two_thirds_of_its_prompt_and_stands_before_the_picture(policy, messages):
+    ids = [policy.model.encode(text_first(m), policy.images).ids for m in messages]
+    begins = {tuple(i[: list(i).index(policy.model.image_token_id)]) for i in ids}
+    (begin,) = begins
+    assert 36 <= len(begin) <= 44 and 56 <= len(ids[0]) <= 66
+
+
+def test_a_conversation_continues_what_was_written_and_shows_a_new_picture_at_each_step(policy, messages):
+    forget(policy)
+    steps = [messages[:2], messages[2:4], messages[4:]]
+    (first, _), (second, _), (third, _) = converse(policy.sample, steps, new_tokens=3, draw=0)
+    assert third[: len(second)] == second and second[: len(first)] == first
+    ids = [policy.model.encode(m, policy.images).ids.tolist() for m in (first, second, third)]
+    assert ids[2][: len(ids[1])] == ids[1] and ids[1][: len(ids[0])] == ids[0]
+    assert len(set(policy.model.encode(third, policy.images).image_hashes)) == 3
+
+
+def test_only_the_side_that_keeps_reads_what_is_new_and_nothing_else(policy, messages, monkeypatch):
+    read = []
+    hidden = VisionLanguageModel.hidden
+
+    def watched(model, input_ids, *args, **kwargs):
+        if input_ids.shape[1] > 1:
+            read.append(input_ids.shape[1])
+        return hidden(model, input_ids, *args, **kwargs)
+
+    kept, again, _ = conversation_sides(policy, messages, 2, new_tokens=3)
+    monkeypatch.setattr(VisionLanguageModel, "hidden", watched)
+    for side in (kept, again):
+        read.clear()
+        side.prepare()
+        assert side.run() == 6
+        if side is kept:
+            assert len(read) == 3 and max(read[1:]) < read[0]
+        else:
+            assert read[0] < read[1] < read[2]
+
+
+def test_the_update_of_a_group_reads_its_prompt_once_and_that_of_each_alone_does_not(policy, messages):
+    samples = training_samples(policy, [messages[0]] * GROUP_SIZE, 4)
+    shared = batch_of(policy.model, policy.images, samples, shares_prompts=True)
+    alone = _each_alone(policy.model, policy.images, samples, shares_prompts=True)
+    assert shared.shared is not None and len(shared.shared.input_ids) == 1
+    assert alone.shared is None and alone.input_ids.numel() > 2 * shared.input_ids.numel()
 
 
 def test_a_slowed_environment_takes_its_time_and_computes_for_a_share_of_it():

@@ -14,28 +14,41 @@ import torch
 from rich.table import Table
 
 from eyas.bench.iterations import overhead_shares
-from eyas.bench.learning import learner_sides
+from eyas.bench.learning import group_update_sides, learner_sides
 from eyas.bench.measure import Comparison, compare, one_thread, spread
 from eyas.bench.memory import memory_growth, peak_memory_bytes
 from eyas.bench.overlap import compare_workers
-from eyas.bench.sampling import lockstep_sides, sampler_sides
+from eyas.bench.reuse import conversation_sides, group_sampling_sides, shared_text_sides
+from eyas.bench.sampling import SLOTS_SHARE, geometric_lengths, lockstep_sides, rollout_sides, uniform_lengths
 from eyas.bench.workload import bench_policy, bench_tasks, prompts
 from eyas.evaluation.records import provenance
 from eyas.training.memory import keep_freed_memory
 
 GOALS: dict[str, tuple[str, float]] = {
-    "sampler_vs_bare": ("at least", 0.8),
-    "learner_vs_bare": ("at least", 0.8),
-    "overhead_share": ("at most", 0.15),
+    "sampler_vs_bare": ("at least", 0.9),
+    "sampler_vs_lockstep": ("at least", 1.2),
+    "sampler_vs_lockstep_geometric": ("at least", 1.7),
+    "learner_vs_bare": ("at least", 0.95),
+    "conversation_vs_rereading": ("at least", 3.5),
+    "group_sampling_vs_alone": ("at least", 1.8),
+    "group_update_vs_alone": ("at least", 2.0),
+    "shared_text_vs_alone": ("at least", 1.4),
     "workers_vs_in_process": ("more than", 1.0),
+    "overhead_share": ("at most", 0.05),
 }
 MEANINGS = {
-    "sampler_vs_bare": "tokens/s, to the bare model's",
-    "sampler_vs_lockstep": "tokens/s, lengths vary",
+    "sampler_vs_bare": "tokens/s of rollouts, to the bare model's",
+    "sampler_vs_lockstep": "tokens/s, uniform lengths",
+    "sampler_vs_lockstep_geometric": "tokens/s, lengths with a tail",
     "learner_vs_bare": "samples/s, to the bare model's",
+    "conversation_vs_rereading": "steps/s, a new picture each",
+    "group_sampling_vs_alone": "tokens/s, eight of one prompt",
+    "group_update_vs_alone": "samples/s, eight of one prompt",
+    "shared_text_vs_alone": "tokens/s, prompts that begin alike",
     "workers_vs_in_process": "steps/s, env as slow as the model",
     "overhead_share": "of an iteration, not model or env",
 }
+GROUP_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -43,18 +56,19 @@ class Sizes:
     """How much is measured."""
 
     repeats: int  # of the sampler's sides
-    updates: int  # repeats of the learner's sides, and of rollouts with workers and without
+    updates: int  # repeats of the learner's sides, of conversations, and of rollouts with workers and without
     prompts: int  # the sampler's batch
     new_tokens: int
     samples: int  # the learner's minibatch
+    conversation_steps: int
     num_envs: int
     rollout_steps: int
     iterations: int  # measured, after one that warms up
     memory_iterations: int  # N: memory after N is compared with memory after 3N
 
 
-FULL = Sizes(12, 7, 32, 32, 64, 32, 8, 5, 4)
-QUICK = Sizes(2, 2, 6, 8, 6, 4, 2, 2, 1)
+FULL = Sizes(6, 5, 32, 32, 64, 10, 32, 8, 4, 4)
+QUICK = Sizes(2, 2, 8, 8, 16, 3, 4, 2, 2, 1)
 
 
 def run_bench(quick: bool = False) -> dict[str, Any]:
@@ -66,7 +80,7 @@ def run_bench(quick: bool = False) -> dict[str, Any]:
     begun = time.perf_counter()
     keep_freed_memory()  # as in a run
     with one_thread():
-        comparisons = _compare_with_bare(sizes)
+        comparisons = _compare_with_bare(sizes) | _compare_reuse(sizes)
         shares = overhead_shares(sizes.iterations, sizes.num_envs, sizes.rollout_steps)
         comparison, overlap = compare_workers(sizes.updates, sizes.num_envs, sizes.rollout_steps)
         comparisons["workers_vs_in_process"] = comparison
@@ -88,13 +102,34 @@ def run_bench(quick: bool = False) -> dict[str, Any]:
 
 
 def _compare_with_bare(sizes: Sizes) -> dict[str, Comparison]:
-    policy, tasks = bench_policy(), bench_tasks()
-    asked = prompts(tasks, policy.images, sizes.prompts)
+    policy, tasks, found = bench_policy(), bench_tasks(), {}
+    with rollout_sides(policy, sizes.prompts, sizes.rollout_steps // 2, sizes.new_tokens) as sides:
+        found["sampler_vs_bare"] = compare(sides, sizes.repeats)
+    asked = prompts(tasks, policy.images, SLOTS_SHARE * sizes.prompts)
+    for name, lengths in (
+        ("sampler_vs_lockstep", uniform_lengths(len(asked), sizes.new_tokens)),
+        ("sampler_vs_lockstep_geometric", geometric_lengths(len(asked), sizes.new_tokens)),
+    ):
+        found[name] = compare(lockstep_sides(policy, asked, lengths), sizes.updates)
     learned = prompts(tasks, policy.images, sizes.samples)
+    found["learner_vs_bare"] = compare(learner_sides(policy, learned, sizes.new_tokens), sizes.updates)
+    return found
+
+
+def _compare_reuse(sizes: Sizes) -> dict[str, Comparison]:
+    """All on NumberLine alone, whose prompts have one length."""
+    policy, tasks = bench_policy(), bench_tasks()[:1]
+    asked = prompts(tasks, policy.images, max(sizes.samples, sizes.prompts * sizes.conversation_steps))
+    conversations = asked[: sizes.prompts * sizes.conversation_steps]
+    many = asked[: sizes.samples]
+    learned = [m for m in many[: len(many) // GROUP_SIZE] for _ in range(GROUP_SIZE)]
+    new = sizes.new_tokens
+    talk = conversation_sides(policy, conversations, sizes.prompts, 3 * new // 4)
     return {
-        "sampler_vs_bare": compare(sampler_sides(policy, asked, sizes.new_tokens), sizes.repeats),
-        "sampler_vs_lockstep": compare(lockstep_sides(policy, asked, sizes.new_tokens), sizes.repeats),
-        "learner_vs_bare": compare(learner_sides(policy, learned, sizes.new_tokens), sizes.updates),
+        "conversation_vs_rereading": compare(talk, max(2, sizes.updates // 2)),
+        "group_sampling_vs_alone": compare(group_sampling_sides(policy, many, GROUP_SIZE, new), sizes.repeats),
+        "group_update_vs_alone": compare(group_update_sides(policy, learned, new), sizes.updates),
+        "shared_text_vs_alone": compare(shared_text_sides(policy, asked[: sizes.prompts], new), sizes.repeats),
     }
 
 

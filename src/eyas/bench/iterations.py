@@ -16,12 +16,13 @@ from rich.console import Console
 from torch import Tensor
 
 from eyas.bench.measure import now, now_here
-from eyas.bench.workload import ENVS
+from eyas.bench.workload import ENVS, MODEL
 from eyas.build import build_run
 from eyas.config import RLStage, RunConfig
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.value_head import ValueHead
 from eyas.rollouts.task import Task
+from eyas.samplers.fused import FusedRows
 from eyas.training import loop
 from eyas.training.optim import Optimizer
 from eyas.training.run import Run
@@ -30,6 +31,7 @@ COMPLETION_TOKENS = 27  # what a demonstration of NumberLine takes
 MODEL_CALLS: tuple[tuple[Any, str], ...] = (
     (VisionLanguageModel, "hidden"),
     (VisionLanguageModel, "logits"),
+    (FusedRows, "step"),
     (ValueHead, "forward"),
     (Tensor, "backward"),
     (Optimizer, "zero_grad"),
@@ -68,6 +70,8 @@ def overhead_shares(iterations: int, num_envs: int, rollout_steps: int) -> list[
         for owner, name in MODEL_CALLS:
             stack.enter_context(patch.object(owner, name, inside.wrap(getattr(owner, name))))
         run = stack.enter_context(open_run(iterations + 1, num_envs, rollout_steps, minibatch_size=64))
+        model = run.policy.model.model
+        stack.enter_context(patch.object(model, "get_image_features", inside.wrap(model.get_image_features)))
         run.tasks[:] = [replace(t, make_env=partial(_timed_env, t, inside)) for t in run.tasks]
         iterate(run, lambda iteration: marks.append((now(), inside.seconds)))
     shares = []
@@ -97,6 +101,7 @@ def open_run(iterations: int, num_envs: int, rollout_steps: int, minibatch_size:
     }
     task = {"env": env, "env_args": env_args, "interface": {"max_new_tokens": COMPLETION_TOKENS}}
     config = {"name": "bench", "threads": torch.get_num_threads(), "tasks": [task], "stages": [stage]}
+    config["model"] = MODEL.model_dump()
     with tempfile.TemporaryDirectory() as output, open(os.devnull, "w") as nowhere:
         run = build_run(RunConfig.model_validate(config | {"output": output}), Console(file=nowhere))
         run.open(resume=False)

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eyas.algorithms import ALGORITHMS
-from eyas.batch import SampleStep, TrainingBatch, TrainingSample, collate
+from eyas.batch import SampleStep, TrainingBatch, TrainingSample
 from eyas.bench.measure import Side
 from eyas.bench.workload import requests
 from eyas.config import OptimConfig, PPOConfig
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.policy import Policy
+from eyas.models.reading import batch_of
 from eyas.seeding import generator
+from eyas.training import learner as training_learner
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.types import Message
@@ -24,20 +28,43 @@ TINY_LR = 1e-9  # the weights stay: every repeat does the same work
 
 def learner_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
     """`Learner.update` against plain updates with two losses, all on one minibatch with a sample a prompt."""
-    model = policy.model
     samples = training_samples(policy, messages, new_tokens)
-    optimizer = Optimizer(model, policy.value_head, OptimConfig(lr=TINY_LR), total_steps=1000)
-    learner = Learner(policy, ALGORITHMS["ppo"](PPOConfig()), optimizer)
-    batch = collate(samples, model.pad_id, model.device)
-    vision = model.vision_inputs(batch.image_hashes, policy.images)
+    learner = bench_learner(policy)
+    return [Side("learner", partial(_update, learner, samples)), *bare_sides(policy, samples)]
+
+
+def group_update_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
+    """The same where samples share their prompts, against an update in which each sample reads its own."""
+    samples = training_samples(policy, messages, new_tokens)
+    learner = bench_learner(policy)
+
+    def alone() -> int:
+        with patch.object(training_learner, "batch_of", _each_alone):
+            return _update(learner, samples)
+
+    return [Side("group", partial(_update, learner, samples)), Side("alone", alone), *bare_sides(policy, samples)]
+
+
+def bench_learner(policy: Policy) -> Learner:
+    optimizer = Optimizer(policy.model, policy.critic, OptimConfig(lr=TINY_LR), total_steps=1000)
+    return Learner(policy, ALGORITHMS["ppo"](PPOConfig()), optimizer)
+
+
+def _update(learner: Learner, samples: Sequence[TrainingSample]) -> int:
+    learner.update(samples)
+    return len(samples)
+
+
+def _each_alone(*args: Any, shares_prompts: bool) -> TrainingBatch:
+    return batch_of(*args, shares_prompts=False)
+
+
+def bare_sides(policy: Policy, samples: Sequence[TrainingSample]) -> list[Side]:
+    model = policy.model
+    batch = batch_of(model, policy.images, samples)
+    vision = model.vision.pixels([h for hashes in batch.image_hashes for h in hashes], policy.images)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **vision}
-
-    def ours() -> int:
-        learner.update(samples)
-        return len(samples)
-
     return [
-        Side("learner", ours),
         Side("model_loss", bare_update(model, partial(model_loss, model, inputs, batch), len(samples))),
         Side("completion_loss", bare_update(model, partial(completion_loss, model, inputs, batch), len(samples))),
     ]

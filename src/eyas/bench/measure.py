@@ -35,10 +35,14 @@ def now_here() -> float:
 
 @dataclass
 class Side:
-    """One way of doing the same work. `run` returns how much it did: tokens or samples."""
+    """One way of doing the same work. `run` returns how much it did: tokens, samples or steps.
+
+    `prepare` is called before each run and is not timed: it drops what the last run left in caches.
+    """
 
     name: str
     run: Callable[[], int]
+    prepare: Callable[[], object] = lambda: None
     seconds: list[float] = field(default_factory=list)
     counts: set[int] = field(default_factory=set)
 
@@ -79,6 +83,7 @@ def _measure(sides: Sequence[Side], repeats: int, clock: Callable[[], float]) ->
     """Times the sides in turn, every other repeat in the opposite order, after one run of each to warm up."""
     for repeat in range(-1, repeats):
         for side in sides if repeat % 2 else reversed(sides):
+            side.prepare()
             begun = clock()
             count = side.run()
             seconds = clock() - begun

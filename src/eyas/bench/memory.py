@@ -10,19 +10,19 @@ from unittest.mock import patch
 import torch
 
 from eyas.bench.iterations import iterate, open_run
-from eyas.models import adapter
+from eyas.models import vision
 
-SMALL_IMAGE_CACHE_BYTES = 4 * 2**20
+SMALL_CACHE_BYTES = 4 * 2**20
 
 
 def memory_growth(iterations: int) -> dict[str, Any]:
     """What lives after three times as many iterations beyond what lives after these: Python objects, resident memory.
 
-    The cache of processed pictures is made so small that it is full before the first count.
+    The caches of processed and of encoded pictures are made so small that they are full before the first count.
     """
     counts: dict[int, tuple[int, int | None]] = {}
     with (
-        patch.object(adapter, "IMAGE_CACHE_BYTES", SMALL_IMAGE_CACHE_BYTES),
+        patch.multiple(vision, PROCESSED_BYTES=SMALL_CACHE_BYTES, FEATURES_BYTES=SMALL_CACHE_BYTES // 64),
         open_run(3 * iterations, num_envs=8, rollout_steps=4, minibatch_size=32) as run,
     ):
 

@@ -1,6 +1,7 @@
-"""The sampler's sides: ours from messages to completions, the bare ones from ready tensors to ids."""
+"""The sampler's sides: ours from environments, or messages, to completions; the bare ones from ready tensors to ids."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -9,58 +10,111 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from eyas.bench.measure import Side
-from eyas.bench.workload import requests
+from eyas.bench.workload import bench_tasks, forget, requests
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.policy import Policy
+from eyas.rollouts.actors import Decision, PolicyActor, Turn
+from eyas.rollouts.collector import Collector
 from eyas.samplers.in_process import InProcessSampler
-from eyas.seeding import generator
+from eyas.seeding import Split, generator
 from eyas.types import Completion, Message, SampleRequest
 
+Prompts = Sequence[tuple[Message, ...]]
+SLOTS_SHARE = 4  # prompts a slot where lengths vary
 
-def sampler_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
-    """Our sampler against `generate` and a hand-written loop, all with `new_tokens` a prompt."""
-    inputs = bare_inputs(policy, messages)
+
+class _Recording(PolicyActor):
+    """Notes which prompts it decided together."""
+
+    batches: list[Prompts]
+
+    def decide(self, turns: Sequence[Turn]) -> list[Decision]:
+        self.batches.append([t.messages for t in turns])
+        return super().decide(turns)
+
+
+@contextmanager
+def rollout_sides(policy: Policy, num_envs: int, rollout_steps: int, new_tokens: int) -> Iterator[list[Side]]:
+    """Our rollouts, environments and pictures included, against `generate` and a loop on their prompts, as ready tensors."""
+    actor = _Recording(policy)
+    collector = Collector(actor, bench_tasks(new_tokens), policy.images, 0, Split.TRAIN, num_envs)
+    ready: list[dict[str, Tensor]] = []
+
+    def begin() -> None:
+        forget(policy)
+        actor.batches = []
+
+    def ours() -> int:
+        steps = [step for t in collector.steps(rollout_steps) for step in t.steps]
+        return sum(len(s.completion.token_ids) for s in steps if s.completion.token_ids is not None)
+
+    def make_ready() -> None:
+        ready[:] = [bare_inputs(policy, messages) for messages in actor.batches]
+
+    def bare(write: Callable[[VisionLanguageModel, dict[str, Tensor], int], Tensor]) -> Callable[[], int]:
+        return lambda: sum(write(policy.model, inputs, new_tokens).numel() for inputs in ready)
+
+    try:
+        yield [
+            Side("rollout", ours, begin),
+            Side("generate", bare(bare_generate), make_ready),
+            Side("bare_loop", bare(bare_loop), make_ready),
+        ]
+    finally:
+        collector.close()
+
+
+def lockstep_sides(policy: Policy, messages: Prompts, lengths: Sequence[int]) -> list[Side]:
+    """Slots that are refilled, against batches in which every row waits for the longest; both of equal width."""
+    width = max(1, len(messages) // SLOTS_SHARE)
+    slots = InProcessSampler(policy.model, policy.images, width)
+    lockstep = InProcessSampler(policy.model, policy.images, width, is_refilled=False, drops_finished=False)
     return [
-        _sampling_side("sampler", policy.sample, messages, [new_tokens] * len(messages)),
-        Side("generate", lambda: bare_generate(policy.model, inputs, new_tokens).numel()),
-        Side("bare_loop", lambda: bare_loop(policy.model, inputs, new_tokens).numel()),
+        sampling_side("sampler", slots, messages, lengths),
+        sampling_side("lockstep", lockstep, messages, lengths),
     ]
 
 
-def lockstep_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
-    """Lengths uniform from a quarter of the tokens to twice as many; without dropping, rows wait for the longest."""
+def uniform_lengths(number: int, new_tokens: int) -> list[int]:
+    """From a quarter of the tokens to twice as many: 8..64 for 32."""
     low, high = max(1, new_tokens // 4), 2 * new_tokens
-    lengths = generator("bench lengths").integers(low, high, len(messages), endpoint=True).tolist()
-    dropping = InProcessSampler(policy.model, policy.images)
-    waiting = InProcessSampler(policy.model, policy.images, compact_below=0.0)
-    return [
-        _sampling_side("sampler", dropping.sample, messages, lengths),
-        _sampling_side("lockstep", waiting.sample, messages, lengths),
-    ]
+    return generator("bench lengths").integers(low, high, number, endpoint=True).tolist()
 
 
-def _sampling_side(
-    name: str,
-    sample: Callable[[Sequence[SampleRequest]], Sequence[Completion]],
-    messages: Sequence[tuple[Message, ...]],
-    lengths: Sequence[int],
-) -> Side:
+def geometric_lengths(number: int, new_tokens: int) -> list[int]:
+    """With a mean of half the tokens before the cut at four times as many: 16, cut at 128, for 32."""
+    lengths = generator("bench geometric lengths").geometric(2 / new_tokens, number)
+    return lengths.clip(max=4 * new_tokens).tolist()
+
+
+def sampling_side(name: str, sampler: InProcessSampler, messages: Prompts, lengths: Sequence[int]) -> Side:
+    """From messages to completions; what earlier runs read is forgotten."""
     draws = count()
 
     def run() -> int:
-        completions = sample(requests(messages, lengths, next(draws)))
-        return sum(len(c.token_ids) for c in completions if c.token_ids is not None)
+        return num_tokens(sampler.sample(requests(messages, lengths, next(draws))))
 
-    return Side(name, run)
+    return Side(name, run, sampler.forget)
 
 
-def bare_inputs(policy: Policy, messages: Sequence[tuple[Message, ...]]) -> dict[str, Tensor]:
+def bare_side(policy: Policy, messages: Prompts, new_tokens: int) -> Side:
+    inputs = bare_inputs(policy, messages)
+    return Side("bare_loop", lambda: bare_loop(policy.model, inputs, new_tokens).numel())
+
+
+def num_tokens(completions: Sequence[Completion]) -> int:
+    return sum(len(c.token_ids) for c in completions if c.token_ids is not None)
+
+
+def bare_inputs(policy: Policy, messages: Prompts) -> dict[str, Tensor]:
     """What the model's `forward` wants for these prompts, padded on the left."""
     model = policy.model
     encoded = [model.encode(m, policy.images) for m in messages]
     width = max(len(e.ids) for e in encoded)
     ids = torch.stack([nn.functional.pad(torch.from_numpy(e.ids), (width - len(e.ids), 0), value=-1) for e in encoded])
-    vision = model.vision_inputs([e.image_hashes for e in encoded], policy.images)
+    vision = model.vision.pixels([h for e in encoded for h in e.image_hashes], policy.images)
+    # Idefics3 wants its pictures in rows, one a prompt
+    vision = {k: v.reshape(len(encoded), -1, *v.shape[2:]) for k, v in vision.items()}
     mask = ids != -1
     inputs = {"input_ids": ids.masked_fill(~mask, model.pad_id), "attention_mask": mask.long()}
     return {k: v.to(model.device) for k, v in inputs.items()} | vision

@@ -49,6 +49,11 @@ class Moment:
 
 class History(Protocol):
     @property
+    def is_continued(self) -> bool:
+        """Whether a step's prompt begins with the last one's, and what was written there."""
+        ...
+
+    @property
     def depth(self) -> int | None:
         """How many steps of the past it looks at; None: all of them, in words only."""
         ...
@@ -74,6 +79,7 @@ def _done(action_name: str | None) -> str:
 class NoHistory:
     """The current observation only."""
 
+    is_continued = False
     depth = 0
 
     def prompt(self, at: Moment) -> tuple[Message, ...]:
@@ -85,6 +91,7 @@ class LastObservations:
     """The last `k` observations in one message, the current one included, with the actions taken between them."""
 
     k: int = 4
+    is_continued = False
 
     @property
     def depth(self) -> int:
@@ -101,6 +108,7 @@ class LastObservations:
 class Summary:
     """The current observation, and every action so far in words: runs of the same one are counted."""
 
+    is_continued = False
     depth = None
 
     def prompt(self, at: Moment) -> tuple[Message, ...]:
@@ -121,6 +129,10 @@ class Conversation:
     keep_images: int = 0
     are_older_downscaled: bool = False
     depth = 1  # what lies further back stands in the prompt before
+
+    @property
+    def is_continued(self) -> bool:
+        return self.keep_images == 0
 
     def prompt(self, at: Moment) -> tuple[Message, ...]:
         if not at.before:

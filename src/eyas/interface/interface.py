@@ -141,7 +141,9 @@ class Interface:
         self, messages: tuple[Message, ...], legal: Sequence[Any] | None, seed: int, temperature: float
     ) -> SampleRequest:
         choice = self.format.choice(legal, self.is_score_per_token) if self.action_mode == "score" else None
-        return SampleRequest(messages, seed, self.max_new_tokens, temperature, self.format.stop, choice)
+        return SampleRequest(
+            messages, seed, self.max_new_tokens, temperature, self.format.stop, choice, self.history.is_continued
+        )
 
     @property
     def most_tokens(self) -> int:

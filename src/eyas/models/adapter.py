@@ -2,21 +2,22 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor, nn
 
 from eyas.errors import ModelError
+from eyas.models.families import family_of
+from eyas.models.vision import Features, Vision
 from eyas.types import ImagePart, ImageStore, Message, TextPart
 
-IMAGE_CACHE_BYTES = 512 * 2**20
-TWO_WAY_ATTENTION = ("gemma3", "paligemma")  # over the tokens of a picture, told by token types
 PROMPT_CACHE_ENTRIES = 8192
 
 
@@ -26,6 +27,8 @@ class EncodedPrompt:
 
     ids: np.ndarray  # int64 (T,), image placeholders included
     image_hashes: tuple[str, ...]
+    resumes_at: int = 0  # tokens up to the end of the last completion in it: what an earlier prompt's sampling has read
+    images_before: int = 0  # pictures among those
 
     @property
     def key(self) -> Hashable:
@@ -49,22 +52,22 @@ class VisionLanguageModel(nn.Module):
         self.model = model
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        base = getattr(model, model.base_model_prefix, model)
-        if hasattr(base, "get_rope_index") or model.config.model_type in TWO_WAY_ATTENTION:
-            raise ModelError(
-                f"models of type {model.config.model_type} need positions or attention masks of their own over a picture, "
-                "which are not built here yet: take SmolVLM, Idefics3, LLaVA or a text-only model"
-            )
-        self.end_ids = frozenset(_end_ids(model, self.tokenizer))
+        self.family = family_of(model.config)
+        self.vision = Vision(model, processor, self.family)
+        self.image_token_id: int | None = getattr(model.config, "image_token_id", None)
+        turn_end = self._turn_end()
+        self.end_ids = frozenset(_end_ids(model, self.tokenizer) | ({turn_end} if turn_end is not None else set()))
         if not self.end_ids:
             raise ModelError("the model names no end-of-turn token: set eos_token in its tokenizer")
+        eos = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else min(self.end_ids)
+        self.turn_end = eos if turn_end is None else turn_end  # of what supervision wants to be said
         forbidden = torch.tensor(sorted(_never_sampled(model, self.tokenizer) - self.end_ids), dtype=torch.long)
         self.register_buffer("forbidden_ids", forbidden, persistent=False)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.end_ids)
         self._prompts: OrderedDict[Hashable, np.ndarray] = OrderedDict()
         self._texts: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._images: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._image_bytes = 0
+        self._positions: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self.has_grid_positions = hasattr(self._base, "get_rope_index")
         self.eval()
 
     def train(self, mode: bool = True) -> "VisionLanguageModel":
@@ -97,7 +100,8 @@ class VisionLanguageModel(nn.Module):
         """
         hashes = tuple(_hashes(messages))
         if hashes:
-            self._image_processor()  # pixels are for `vision_inputs`: a long conversation holds more than are kept
+            self.vision.require()  # pixels are for `features`: a long conversation holds more than are kept
+        messages = self._with_system(messages)
         answers = [i for i, m in enumerate(messages) if m.completion is not None]
         if not answers or not self.is_prefix_stable:
             return EncodedPrompt(self._segment((), messages, images), hashes)
@@ -108,7 +112,8 @@ class VisionLanguageModel(nn.Module):
             # the end of the turn that the model wrote itself is not said again; one that it did not write is the prompt's
             is_said = len(written) > 0 and int(written[-1]) in self.end_ids and int(between[0]) in self.end_ids
             parts += [written, between[1:] if is_said else between]
-        return EncodedPrompt(np.concatenate(parts), hashes)
+        resumes_at = sum(len(p) for p in parts[:-1])
+        return EncodedPrompt(np.concatenate(parts), hashes, resumes_at, len(_hashes(messages[: answers[-1]])))
 
     def _written(self, message: Message) -> np.ndarray:
         """The ids of an earlier completion: those that were sampled, or those that supervision takes its text for."""
@@ -123,26 +128,73 @@ class VisionLanguageModel(nn.Module):
             text = self._templated([*before, *messages])
             if before:
                 text = text.split(_MARK)[1]
-            self._prompts[layout] = self._tokenise(text, [images.get(h) for h in _hashes(messages)])
+            ids = self._tokenise(text, [images.get(h) for h in _hashes(messages)])
+            if self._bos is not None and not before and not text.startswith(self.tokenizer.bos_token):
+                ids = np.insert(ids, 0, self._bos)
+            self._prompts[layout] = ids
             if len(self._prompts) > PROMPT_CACHE_ENTRIES:
                 self._prompts.popitem(last=False)
         return self._prompts[layout]
 
     @cached_property
+    def _bos(self) -> int | None:
+        """The id that the tokenizer puts before a text where the template does not: as the processor's own calls do."""
+        bos = self.tokenizer.bos_token_id
+        is_added = bos is not None and self.tokenizer("a")["input_ids"][0] == bos
+        return bos if is_added and hasattr(self.processor, "image_processor") else None
+
+    # ------------------------------------------------------------------------------------- the chat template
+
+    @cached_property
     def is_prefix_stable(self) -> bool:
-        """Whether the chat template keeps what was said before as it was, and adds each message in the same way."""
-        question, answer = (_said("user", t) for t in ("first", "second")), _said("assistant", _MARK)
-        first, second = question
+        """Whether the chat template keeps what was said before as it was, and adds each message in the same way.
+
+        White space between where the model goes on and what it said may differ (SmolVLM writes "Assistant: left", and asks
+        with "Assistant:"): what stands there is what the model wrote.
+        """
+        if not self.family.splices_turns:
+            return False
+        first, answer, second = _said("user", "first"), _said("assistant", _MARK), _said("user", "second")
         try:
             opening = self._templated([first])
             once = self._templated([first, answer, second])
             twice = self._templated([first, answer, second, answer, second])
-        except Exception:  # templates raise whatever they like where roles do not suit them
+        except ModelError:  # roles do not suit it
             return False
         if once.count(_MARK) != 1 or twice.count(_MARK) != 2:
             return False
-        tail = once.split(_MARK)[1]
-        return once.startswith(opening + _MARK) and twice == once + _MARK + tail
+        head, tail = once.split(_MARK)
+        gap = head[len(opening) :]
+        return head.startswith(opening) and not gap.strip() and twice == once + gap + _MARK + tail
+
+    def _turn_end(self) -> int | None:
+        """The special token with which the template ends what the model said (Gemma: another one than EOS)."""
+        found = set()
+        for after in ((), (_said("user", "second"),)):  # what begins the next turn is not meant
+            try:
+                said = self._templated([*_BEFORE_TAIL, *after])
+            except ModelError:
+                return None
+            _, answer, tail = said.rpartition(_ANSWER)
+            found.add(next(iter(self.tokenizer(tail, add_special_tokens=False)["input_ids"]), None) if answer else None)
+        return found.pop() if len(found) == 1 and found <= _special_ids(self.tokenizer) else None
+
+    @cached_property
+    def takes_system(self) -> bool:
+        try:
+            return _MARK in self._templated([_said("system", _MARK), _said("user", "first")])
+        except ModelError:
+            return False
+
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Where the template refuses or drops what the system says, the user says it first."""
+        if len(messages) < 2 or messages[0].role != "system" or self.takes_system:
+            return messages
+        system, (first, *rest) = messages[0].parts, messages[1].parts
+        if isinstance(first, TextPart):  # as one text: templates may trim each
+            said = "".join(p.text for p in system if isinstance(p, TextPart))
+            system, first = (), TextPart(f"{said}\n\n{first.text}")
+        return [replace(messages[1], parts=(*system, first, *rest)), *messages[2:]]
 
     def _templated(self, messages: Sequence[Message]) -> str:
         chat = [
@@ -156,7 +208,19 @@ class VisionLanguageModel(nn.Module):
         ]
         if not hasattr(self.processor, "image_processor"):  # templates of text-only models want plain strings
             chat = [{**m, "content": "".join(p["text"] for p in m["content"])} for m in chat]
-        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        template = getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
+        template = template or self.family.chat_template
+        if template is None:
+            raise ModelError(
+                "the model has no chat template: set chat_template of its processor, or use an instruct model"
+            )
+        try:  # the tokenizer's: some processors ask here for what they need for videos
+            return self.tokenizer.apply_chat_template(
+                chat, chat_template=template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ModelError(f"the chat template refuses the roles {roles}: {error}") from error
 
     def _tokenise(self, text: str, images: list[np.ndarray]) -> np.ndarray:
         # the template writes any BOS token itself, the tokenizer must not add a second one
@@ -169,17 +233,18 @@ class VisionLanguageModel(nn.Module):
         else:
             encoded = self.tokenizer([text], **options)
         ids = np.asarray(encoded["input_ids"][0], dtype=np.int64)
-        image_id = getattr(self.model.config, "image_token_id", None)
+        image_id = self.image_token_id
         if not images and image_id is not None and image_id in ids:
             placeholder = self.tokenizer.convert_ids_to_tokens(image_id)
             raise ModelError(f"the prompt holds {placeholder!r} and no image: keep it out of what the environment says")
         return ids
 
+    # ------------------------------------------------------------------------------------- text and ids
+
     def encode_text(self, text: str) -> np.ndarray:
         """Tokenises a target of supervision, the end-of-turn token included: int64 (T,)."""
         if text not in self._texts:
-            end = min(self.end_ids) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
-            ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], end]
+            ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.turn_end]
             self._texts[text] = np.asarray(ids, dtype=np.int64)
             if len(self._texts) > PROMPT_CACHE_ENTRIES:
                 self._texts.popitem(last=False)
@@ -192,47 +257,35 @@ class VisionLanguageModel(nn.Module):
 
     # ------------------------------------------------------------------------------------- images
 
-    def _image_processor(self) -> Any:
-        processor = getattr(self.processor, "image_processor", None)
-        if processor is None:
-            raise ModelError("this model takes no images: use the environment's text mode")
-        return processor
+    def features(self, rows: Sequence[Sequence[str]], images: ImageStore, version: Hashable = None) -> list[Features]:
+        """Of the pictures of each row, in reading order. With a version of the weights they are kept for the next call."""
+        return self.vision.features([p for hashes in rows for p in self.vision.keys(hashes)], images, version)
 
-    def _processed(self, image_hash: str, images: ImageStore) -> dict[str, Tensor]:
-        if image_hash in self._images:
-            self._images.move_to_end(image_hash)
-            return self._images[image_hash]
-        processor = self._image_processor()
-        # as a picture, not as an array: the axes of a very small array are ambiguous
-        processed = processor([Image.fromarray(images.get(image_hash))], return_tensors="pt")
-        kept = {k: v for k, v in processed.items() if isinstance(v, Tensor) and k not in ("rows", "cols")}
-        if "pixel_attention_mask" in kept:  # int64 zeros and ones: as large as the pictures
-            kept["pixel_attention_mask"] = kept["pixel_attention_mask"].bool()
-        self._images[image_hash] = kept
-        self._image_bytes += _nbytes(kept)
-        while self._image_bytes > IMAGE_CACHE_BYTES and len(self._images) > 1:
-            self._image_bytes -= _nbytes(self._images.popitem(last=False)[1])
-        return kept
+    def positions(self, ids: np.ndarray, image_hashes: Sequence[str], images: ImageStore) -> np.ndarray:
+        """Position ids of a whole sequence: int64 (A, T), where A is 1, or 3 for models with M-RoPE."""
+        if not self.has_grid_positions:
+            return np.arange(len(ids), dtype=np.int64)[None] + self.family.first_position
+        key = ids.tobytes(), tuple(images.get(h).shape for h in image_hashes)
+        if key not in self._positions:
+            self._positions[key] = self._grid_positions(ids, image_hashes, images)
+            if len(self._positions) > PROMPT_CACHE_ENTRIES:
+                self._positions.popitem(last=False)
+        return self._positions[key]
 
-    def vision_inputs(self, samples: Sequence[Sequence[str]], images: ImageStore) -> dict[str, Tensor]:
-        """What the model's forward wants for the images of each sample, in order."""
-        processed = [[self._processed(h, images) for h in hashes] for hashes in samples]
-        flat = [p for sample in processed for p in sample]
-        if not flat:
-            return {}
-        if flat[0]["pixel_values"].ndim == 5:  # Idefics3: (samples, tiles, C, H, W), short samples padded with zeros
-            return {k: self._stack_tiles(processed, k).to(self.device) for k in flat[0]}
-        return {k: torch.cat([p[k] for p in flat]).to(self.device) for k in flat[0]}
+    def _grid_positions(self, ids: np.ndarray, image_hashes: Sequence[str], images: ImageStore) -> np.ndarray:
+        """By the model's own function, which is asked about one sequence without padding: it keeps no state then."""
+        tokens = torch.from_numpy(ids)[None]
+        grids = [self.vision.processed(p, images)["image_grid_thw"] for p in self.vision.keys(image_hashes)]
+        positions, _ = self._base.get_rope_index(
+            tokens,
+            mm_token_type_ids=(tokens == self.image_token_id).int(),
+            image_grid_thw=torch.cat(grids) if grids else None,
+        )
+        return positions[:, 0].numpy()
 
-    @staticmethod
-    def _stack_tiles(processed: list[list[dict[str, Tensor]]], key: str) -> Tensor:
-        tiles = [[p[key][0] for p in sample] for sample in processed]
-        counts = {sum(len(t) for t in sample) for sample in tiles}
-        flat = torch.cat([t for sample in tiles for t in sample])
-        if len(counts) == 1:  # nothing to pad: several times faster
-            return flat.view(len(tiles), -1, *flat.shape[1:])
-        rows = [torch.cat(sample) if sample else flat[:0] for sample in tiles]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    @property
+    def _base(self) -> Any:
+        return getattr(self.model, self.model.base_model_prefix)
 
     # ------------------------------------------------------------------------------------- forward
 
@@ -241,32 +294,53 @@ class VisionLanguageModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        vision: dict[str, Tensor] | None = None,
+        features: Sequence[Features] = (),
         cache: Any = None,
         use_cache: bool = False,
+        prompt_lengths: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Last hidden states (B, T, D) and the key-value cache. Positions are always explicit.
 
-        `attention_mask` is bool: (B, T) of what is no padding, causal, or (B, 1, T, T) of what each token sees.
+        `attention_mask` (B, past + T) says what is no padding, causal; or (B, 1, T, past + T) what each token sees: bool, or
+        what is added to the scores. `position_ids` (B, T), or (3, B, T) for M-RoPE. `features` are those of the pictures
+        in `input_ids`, in reading order. `prompt_lengths` (B,) says how much of each row is its prompt, for models whose
+        prompts attend both ways; none: all of it.
         """
-        if attention_mask.ndim == 4:  # as what is added to the scores, which every attention of the library takes
-            dtype = self.model.dtype
-            nothing = torch.zeros((), dtype=dtype, device=attention_mask.device)
-            attention_mask = torch.where(attention_mask, nothing, torch.finfo(dtype).min)
-        base = getattr(self.model, self.model.base_model_prefix)
-        output = base(
+        if attention_mask.ndim == 4 and not self.family.has_slots:
+            raise ModelError(
+                f"models of type {self.model.config.model_type} make their own attention masks, and action scoring needs "
+                "another: use interface.action_mode = 'text'"
+            )
+        if attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:  # as every attention takes it
+            attention_mask = additive_mask(attention_mask, self.model.dtype)
+        options: dict[str, Any] = self.vision.handed_on(features)
+        if cache is None:  # with one, all that attends both ways has been read
+            options |= self._token_types(input_ids, prompt_lengths)
+        output = self._base(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=use_cache,
             return_dict=True,
-            **(vision or {}),
+            **options,
         )
         return output.last_hidden_state, output.past_key_values
 
+    def _token_types(self, input_ids: Tensor, prompt_lengths: Tensor | None) -> dict[str, Tensor]:
+        if self.family.marks_images:
+            return {"token_type_ids": (input_ids == self.image_token_id).long()}
+        if self.family.is_causal:
+            return {}
+        if prompt_lengths is None:
+            return {"token_type_ids": torch.zeros_like(input_ids)}
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return {"token_type_ids": (columns >= prompt_lengths[:, None]).long()}
+
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden)
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def save(self, folder: Path) -> None:
         """Hugging Face format: `from_pretrained` of model and processor load it."""
@@ -279,7 +353,8 @@ def _said(role: str, text: str) -> Message:
 
 
 # a thought and an answer, as templates that drop earlier thoughts look for them
-_MARK = "<think>earlier</think>answer\u2063"
+_ANSWER = "answer\u2063"
+_MARK = f"<think>earlier</think>{_ANSWER}"
 _BEFORE_TAIL = (_said("user", "first"), _said("assistant", _MARK))
 
 
@@ -292,8 +367,10 @@ def _layout(message: Message, images: ImageStore) -> list[Hashable]:
     return [images.get(p.image_hash).shape if isinstance(p, ImagePart) else p.text for p in message.parts]
 
 
-def _nbytes(tensors: dict[str, Tensor]) -> int:
-    return sum(t.nbytes for t in tensors.values())
+def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0 where `sees` (bool, any shape), the least number elsewhere."""
+    nothing = torch.zeros((), dtype=dtype, device=sees.device)
+    return torch.where(sees, nothing, torch.finfo(dtype).min)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -303,12 +380,19 @@ def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     return {int(i) for i in [*ends, tokenizer.eos_token_id] if i is not None}
 
 
+def _special_ids(tokenizer: Any) -> set[int]:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return special | set(tokenizer.all_special_ids)
+
+
 def _never_sampled(model: Any, tokenizer: Any) -> set[int]:
     """Special tokens, image placeholders (no image is behind a sampled one), and rows that pad the output matrix."""
     config = model.config.to_dict()
+    words = ("image", "video", "vision", "boi", "eoi")
     vision = {
-        v for k, v in config.items() if k.endswith("_token_id") and ("image" in k or "video" in k or "vision" in k)
+        v for k, v in config.items() if k.endswith(("_token_id", "_token_index")) and any(word in k for word in words)
     }
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    padding = set(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))
-    return {int(i) for i in vision | special | padding | set(tokenizer.all_special_ids) if isinstance(i, int)}
+    rows = model.get_output_embeddings().weight.shape[0]
+    padding = set(range(len(tokenizer), rows))
+    never = vision | padding | _special_ids(tokenizer)
+    return {int(i) for i in never if isinstance(i, int) and i < rows}  # a placeholder may lie beyond the vocabulary

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from eyas.batch import Candidates, SampleStep, TrainingSample, collate, parts
+from eyas.batch import Candidates, SampleStep, TrainingSample, parts
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
+from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
+from eyas.samplers.rows import OnPrompts
 from eyas.seeding import generator
 from eyas.types import ActionScores, Completion, FinishReason, ImageStore, SampleRequest
 
@@ -28,24 +30,33 @@ Scores = dict[Hashable, tuple[np.ndarray, list[np.ndarray]]]  # what was read: o
 
 @torch.inference_mode()
 def choose_actions(
-    model: VisionLanguageModel, images: ImageStore, steps: Sequence[OpenStep], max_batch: int, read: Scores
+    model: VisionLanguageModel,
+    images: ImageStore,
+    steps: Sequence[OpenStep],
+    max_batch: int,
+    known: Scores,
+    version: Hashable = None,
+    on_prompts: OnPrompts | None = None,
 ) -> list[Completion]:
     """One completion a step: its head and the words of the action drawn with the request's own random number.
 
-    Equal prompts with equal heads and words are read once, and not at all where `read` holds them; `max_batch` of them
-    at most together. Temperature 0 takes the most probable action, and records its log-prob at temperature 1, as for
-    sampled text.
+    Equal prompts with equal heads and words are read once, and not at all where `known` holds them; `max_batch` of them
+    at most together; `version` names the weights. Temperature 0 takes the most probable action, and records its log-prob
+    at temperature 1, as for sampled text.
     """
     samples = [_sample(model, step) for step in steps]
     keys: list[Hashable] = [_key(s, step.request) for s, step in zip(samples, steps, strict=True)]
-    first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in read}
+    first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
     todo = list(first.values())
     for indices in parts([samples[i] for i in todo], max_batch):
         part = [todo[k] for k in indices]
         temperatures = [steps[i].request.temperature or 1.0 for i in part]
-        for i, scores in zip(part, _read(model, images, [samples[i] for i in part], temperatures), strict=True):
-            read[keys[i]] = scores
-    return [_chosen(step, sample, *read[key]) for step, sample, key in zip(steps, samples, keys, strict=True)]
+        found, hidden = _read(model, images, [samples[i] for i in part], temperatures, version)
+        if on_prompts is not None:
+            prompts = [steps[i].prompt for i in part]
+            on_prompts(prompts, hidden[range(len(part)), [len(p.ids) - 1 for p in prompts]])
+        known.update((keys[i], scores) for i, scores in zip(part, found, strict=True))
+    return [_chosen(step, sample, *known[key]) for step, sample, key in zip(steps, samples, keys, strict=True)]
 
 
 def _sample(model: VisionLanguageModel, step: OpenStep) -> TrainingSample:
@@ -65,13 +76,16 @@ def _key(sample: TrainingSample, request: SampleRequest) -> Hashable:
 
 
 def _read(
-    model: VisionLanguageModel, images: ImageStore, samples: Sequence[TrainingSample], temperatures: Sequence[float]
-) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """Of each sample, the log-probs of its actions, and those of each action's tokens."""
-    batch = collate(samples, model.pad_id, model.device)
+    model: VisionLanguageModel,
+    images: ImageStore,
+    samples: Sequence[TrainingSample],
+    temperatures: Sequence[float],
+    version: Hashable,
+) -> tuple[list[tuple[np.ndarray, list[np.ndarray]]], torch.Tensor]:
+    """Of each sample, the log-probs of its actions, and those of each action's tokens; then all hidden states."""
+    batch = batch_of(model, images, samples)
     assert batch.scoring is not None
-    vision = model.vision_inputs(batch.image_hashes, images)
-    hidden, _ = model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
+    hidden = read(model, images, batch, version)
     temperature = torch.tensor(temperatures, device=model.device)[:, None]
     logprobs, of_tokens = action_logprobs(model, hidden, batch.scoring, temperature)
     tokens = iter(of_tokens.cpu().numpy())
@@ -81,7 +95,7 @@ def _read(
         assert candidates is not None
         words = [np.array([next(tokens) for _ in ids], dtype=np.float32) for ids in candidates.ids]
         results.append((row[: len(candidates.ids)].astype(np.float32), words))
-    return results
+    return results, hidden
 
 
 def _chosen(
