@@ -2,19 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from eyas.cli.arguments import environment_arguments
+from eyas.cli.served import playing_agent, refuse_served, with_served_options
 from eyas.errors import DatasetError
 
 
+@with_served_options
 def collect(
     env: Annotated[str, typer.Argument(help="Gymnasium id, or module:Id.")],
     output: Annotated[Path, typer.Option(help="Folder that gets the dataset.")],
-    policy: Annotated[str, typer.Option(help="expert, random, or a checkpoint's folder.")] = "expert",
+    policy: Annotated[
+        str, typer.Option(help="expert, random, a checkpoint's folder, or served:MODEL for a model behind a server.")
+    ] = "expert",
     episodes: Annotated[int, typer.Option(min=1)] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the demonstration episodes.")] = 0,
     random_share: Annotated[
@@ -26,6 +30,8 @@ def collect(
         int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
     ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
+    *,
+    served: dict[str, Any],
 ) -> None:
     """Write a dataset of episodes: Parquet, with pictures stored once; each move is written as a model would write it.
 
@@ -36,24 +42,27 @@ def collect(
     arguments = environment_arguments(env_arg)
     from eyas import build
     from eyas.config import TaskConfig, WorkersConfig
-    from eyas.rollouts.actors import PolicyActor
+    from eyas.rollouts.actors import Actor, PolicyActor
     from eyas.rollouts.images import MemoryImageStore
+    from eyas.rollouts.task import Task
     from eyas.training.collect import collect_dataset, demonstrator
     from eyas.training.progress import StageProgress
 
-    if policy in ("expert", "random"):
-        images = MemoryImageStore()
-        task = build.build_task(TaskConfig(env=env, env_args=arguments))
-        actor = demonstrator(task, policy, random_share)
-    else:
-        agent = build.Agent.from_pretrained(policy)
-        images, task = agent.images, agent.task(env, **arguments)
-        actor = PolicyActor(agent.policy)
     about = {"env_args": arguments, "policy": policy, "random_share": random_share}
     console = Console(stderr=True)
-    with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
-        options = {"num_envs": num_envs, "workers": WorkersConfig(count=workers)}
-        collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update, **options)
+
+    def record(task: Task, actor: Actor, images: MemoryImageStore) -> None:
+        with StageProgress(console, f"{policy} plays {env}", episodes) as progress:
+            options = {"num_envs": num_envs, "workers": WorkersConfig(count=workers)}
+            collect_dataset(task, actor, images, output, seed, range(episodes), about, progress.update, **options)
+
+    if policy in ("expert", "random"):
+        refuse_served(policy, served)
+        task = build.build_task(TaskConfig(env=env, env_args=arguments))
+        record(task, demonstrator(task, policy, random_share), MemoryImageStore())
+    else:
+        with playing_agent(policy, env, served) as agent:
+            record(agent.task(env, **arguments), PolicyActor(agent.policy), agent.images)
     info = json.loads((output / "dataset.json").read_text())
     if as_json:
         print(json.dumps(info))

@@ -1,16 +1,22 @@
 """`eyas eval`"""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from eyas.cli.arguments import environment_arguments
+from eyas.cli.served import playing_agent, with_served_options
 
 
+@with_served_options
 def evaluate(
     checkpoint: Annotated[
-        str, typer.Argument(help="A checkpoint's folder, a Hugging Face id or folder, or nano-random.")
+        str,
+        typer.Argument(
+            help="A checkpoint's folder, a Hugging Face id or folder, nano-random, or served:MODEL for one that an "
+            "OpenAI-compatible server holds (vLLM, Ollama, a commercial one)."
+        ),
     ],
     env: Annotated[str, typer.Option(help="Gymnasium id, or module:Id.")],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes for each decoding.")] = 500,
@@ -20,7 +26,12 @@ def evaluate(
     num_envs: Annotated[
         int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
     ] = 64,
+    decoding: Annotated[
+        Literal["greedy", "sample", "both"], typer.Option(help="The likeliest text, or drawn at temperature 1.")
+    ] = "both",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    *,
+    served: dict[str, Any],
 ) -> None:
     """Evaluate an agent: success with Wilson intervals, return, parse rate; greedy and at temperature 1."""
     arguments = environment_arguments(env_arg)
@@ -28,9 +39,12 @@ def evaluate(
     from eyas.evaluation.report import format_table
     from eyas.training.progress import StageProgress
 
-    agent = build.Agent.from_pretrained(checkpoint)
-    with StageProgress(Console(stderr=True), "eval", episodes) as progress:
+    with (
+        playing_agent(checkpoint, env, served) as agent,
+        StageProgress(Console(stderr=True), "eval", episodes) as progress,
+    ):
         options = {"on_episode": progress.update, "workers": workers, "num_envs": num_envs}
+        options["decodings"] = ("greedy", "sample") if decoding == "both" else (decoding,)
         report = build.evaluate(agent, env, episodes, seed, **options, **arguments)
     if as_json:
         print(report.to_json())
