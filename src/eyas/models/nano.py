@@ -1,4 +1,6 @@
-"""`nano-random`: a real Idefics3 of about a million parameters with random weights, built offline in a second.
+"""`nano-random`: a real Idefics3 of about a million parameters with random weights, built offline in a second; and `nano`.
+
+`nano` is the same model pretrained on procedural pictures and texts (assets/NANO.md says what it can do and what it cannot).
 
 Four things let so small a model learn to read from random weights; without them it stays at chance: a background
 that is normalised to about zero, an initial standard deviation near 1/sqrt(width), few image tokens, and a learning
@@ -10,6 +12,7 @@ from math import sqrt
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from tokenizers import Tokenizer
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -91,6 +94,18 @@ def build_nano(
         torch.manual_seed(seed)
         model = Idefics3ForConditionalGeneration(config)
     return model.eval(), processor
+
+
+def load_nano(
+    image_mean: float = 0.999, image_std: float = 0.3, context: int = 4096
+) -> tuple[Idefics3ForConditionalGeneration, Idefics3Processor]:
+    """The pretrained tiny VLM and its processor. Its sizes are fixed; it was trained with the default normalisation."""
+    model, processor = build_nano(image_mean=image_mean, image_std=image_std, context=context)
+    weights = load(files("eyas.models").joinpath("assets/nano.safetensors").read_bytes())
+    with torch.no_grad():  # by name: what is tied is stored once
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model, processor
 
 
 def _check_positive(**sizes: float) -> None:

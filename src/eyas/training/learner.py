@@ -1,16 +1,17 @@
 """One optimizer step: minibatch in, micro-batches through the model, a checked update out."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from eyas.algorithms import Algorithm, LearnerOutput
 from eyas.algorithms.losses import kl
-from eyas.batch import Denominators, TrainingBatch, TrainingSample, collate, micro_batches
+from eyas.batch import Denominators, TrainingBatch, TrainingSample, micro_batches
 from eyas.errors import TrainingDiverged
-from eyas.models.logprobs import token_logprobs
+from eyas.models.logprobs import chosen_logprobs, entropies, tokens_at_once
 from eyas.models.policy import Policy
+from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
 from eyas.training.memory import keep_freed_memory
 from eyas.training.optim import Optimizer
@@ -35,6 +36,7 @@ class Learner:
         self.micro_batch_size = micro_batch_size
         self.max_nonfinite_updates = max_nonfinite_updates
         self.nonfinite_in_a_row = 0
+        self.on_pass: Callable[[Sequence[TrainingSample], torch.Tensor], None] | None = None  # gets their log-probs
         keep_freed_memory()
 
     def update(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
@@ -45,9 +47,13 @@ class Learner:
         denominators = Denominators.of(samples)
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad()
-        for part in micro_batches(samples, self.micro_batch_size or len(samples)):
-            batch = collate(part, self.policy.model.pad_id, self.policy.model.device)
-            loss = self.algorithm.loss(batch, self.forward(batch), denominators)
+        size, keeps_trajectories = self.micro_batch_size or len(samples), self.algorithm.keeps_trajectories
+        for part in micro_batches(samples, size, keeps_trajectories):
+            batch = batch_of(self.policy.model, self.policy.images, part, shares_prompts=True)
+            output = self.forward(batch)
+            if self.on_pass:
+                self.on_pass(part, output.logprobs)
+            loss = self.algorithm.loss(batch, output, denominators)
             loss.total.backward()
             for name, value in loss.metrics.items():
                 sums[name] += float(value)
@@ -83,26 +89,34 @@ class Learner:
 
         A scored action is one element: its log-prob and entropy are those of the distribution over actions.
         """
+        with self.policy.autocast():
+            return self._forward(batch)
+
+    def _forward(self, batch: TrainingBatch) -> LearnerOutput:
         model = self.policy.model
-        vision = model.vision_inputs(batch.image_hashes, self.policy.images)
-        hidden, _ = model.hidden(batch.input_ids, batch.attention_mask, batch.position_ids, vision)
-        logits = model.logits(hidden[batch.token_rows, batch.token_columns])
-        logprobs = token_logprobs(logits, self.temperature, model.forbidden_ids)
+        hidden = read(model, self.policy.images, batch)
+        chosen, entropy = chosen_logprobs(
+            hidden[batch.token_rows, batch.token_columns],
+            batch.token_ids,
+            model.logits,
+            self.temperature,
+            model.forbidden_ids,
+            self.algorithm.needs_entropy,
+            tokens_at_once(len(model.tokenizer)),
+        )
         action_kl = None
-        entropy = self._entropy(logprobs) if self.algorithm.needs_entropy else None
-        chosen = logprobs.gather(-1, batch.token_ids[:, None])[:, 0]
         if batch.scoring is not None:
             actions, _ = action_logprobs(model, hidden, batch.scoring, self.temperature)
             places = (batch.scoring.elements,)
             chosen = chosen.index_put(places, actions.gather(-1, batch.scoring.chosen[:, None])[:, 0])
             action_kl = kl(batch.scoring.sampling_logprobs, actions)
             if entropy is not None:
-                entropy = entropy.index_put(places, self._entropy(actions))
-        values = None
+                entropy = entropy.index_put(places, entropies(actions))
+        output = LearnerOutput(chosen, entropy, None, action_kl)
         if self.algorithm.needs_values:
-            values = self.policy.value_head(hidden[batch.step_rows, batch.step_columns])
-        return LearnerOutput(chosen, entropy, values, action_kl)
-
-    @staticmethod
-    def _entropy(logprobs: torch.Tensor) -> torch.Tensor:
-        return -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
+            values = self.policy.batch_values(batch, hidden)
+            if self.policy.critic.config.level == "token":
+                output.element_values = values
+            else:
+                output.values = values
+        return output

@@ -1,4 +1,4 @@
-"""AdamW with a warm-up and a schedule; the value head has a learning rate of its own."""
+"""AdamW with a warm-up and a schedule; the critic has a learning rate of its own, and may learn first."""
 
 from collections.abc import Iterable
 from math import cos, pi
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from eyas.config import OptimConfig
+from eyas.models.parameters import require_bitsandbytes
 
 
 def learning_rate_factor(step: float, total_steps: int, warmup_steps: int, schedule: str, final_share: float) -> float:
@@ -20,18 +23,25 @@ def learning_rate_factor(step: float, total_steps: int, warmup_steps: int, sched
 
 
 class Optimizer:
-    """AdamW over policy and value head with gradient clipping. Weight decay spares vectors (norms and biases)."""
+    """AdamW over policy and critic with gradient clipping. Weight decay spares vectors (norms and biases).
 
-    def __init__(self, model: nn.Module, value_head: nn.Module, config: Any, total_steps: int):
+    Frozen parameters are not in it. In the first `critic_warmup` steps the policy stays as it is.
+    """
+
+    def __init__(
+        self, model: nn.Module, critic: nn.Module, config: OptimConfig, total_steps: int, critic_warmup: int = 0
+    ):
         self.config = config
         self.total_steps = total_steps
+        self.critic_warmup = critic_warmup
         self.steps = 0
         self.progress: float | None = None  # share of the stage that is done, where the number of updates is not known
         head_lr = config.lr if config.lr_value_head is None else config.lr_value_head
-        parts = ((model, config.lr), (value_head, head_lr))
+        parts = ((model, config.lr), (critic, head_lr))
         groups = [group for module, lr in parts for group in _groups(module.parameters(), lr, config.weight_decay)]
         self.parameters = [p for g in groups for p in g["params"]]
-        self.adamw = torch.optim.AdamW(groups, betas=tuple(config.betas), fused=True)
+        self.of_policy = [p for p in model.parameters() if p.requires_grad]
+        self.adamw = _adamw(groups, config)
 
     @property
     def learning_rate(self) -> float:
@@ -45,6 +55,9 @@ class Optimizer:
 
     def clip(self) -> float:
         """Scales the gradient to the largest allowed norm; returns the norm before."""
+        if self.steps < self.critic_warmup:
+            for parameter in self.of_policy:
+                parameter.grad = None
         return float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
 
     def step(self) -> None:
@@ -65,6 +78,15 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adamw.load_state_dict(state["adamw"])
         self.steps = state["steps"]
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=config.betas, fused=True)
+    require_bitsandbytes("optim.optimizer = 'adamw_8bit'")
+    from bitsandbytes.optim.adamw import AdamW8bit
+
+    return AdamW8bit(groups, betas=config.betas)
 
 
 def _groups(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:

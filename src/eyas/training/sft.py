@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from eyas.algorithms import Supervised
-from eyas.batch import Denominators, TrainingSample, collate, micro_batches
+from eyas.batch import Denominators, TrainingSample, micro_batches
 from eyas.config import RLStage, SFTStage, is_folder
 from eyas.errors import DatasetError
 from eyas.evaluation.measures import mean_or_none, start_keys
+from eyas.models.reading import batch_of
 from eyas.rewards.recognition import recognised_share
 from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories
 from eyas.rollouts.samples import supervised_samples
@@ -60,7 +61,7 @@ def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> Non
     begin = run.state["iteration"]
     if begin == 0 and stage.start_from is not None:
         run.policy.load_weights(run.checkpoint(stage.start_from))
-    optimizer = Optimizer(run.policy.model, run.policy.value_head, stage.optim, num_updates)
+    optimizer = Optimizer(run.policy.model, run.policy.critic, stage.optim, num_updates)
     learner = Learner(run.policy, Supervised(), optimizer, micro_batch_size=stage.micro_batch_size)
     if parts:
         optimizer.load_state_dict(parts["optimizer"])
@@ -154,7 +155,7 @@ def validate(
     denominators = Denominators.of(samples)
     loss = 0.0
     for part in micro_batches(samples, 64):
-        batch = collate(part, run.policy.model.pad_id, run.policy.model.device)
+        batch = batch_of(run.policy.model, run.images, part)
         loss += float(learner.algorithm.loss(batch, learner.forward(batch), denominators).total)
     steps = [(run.tasks[t.task].interface, s) for t in trajectories for s in t.steps if s.completion.text]
     steps = steps[:VALIDATION_STEPS]

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from eyas.errors import ModelError
-from eyas.models import adapter as adapter_module
+from eyas.models import vision as vision_module
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.logprobs import token_logprobs
-from eyas.models.nano import build_nano, nano_tokenizer
+from eyas.models.nano import build_nano
 from eyas.types import Message, TextPart
 from helpers import nano_policy, picture, prompt
 
@@ -38,7 +37,7 @@ def test_cached_layouts_keep_their_own_pictures(policy):
 def test_a_small_picture_is_not_read_with_its_axes_swapped(policy):
     small = np.zeros((3, 4, 3), np.uint8)
     small[:, 0] = 255  # the left column is white
-    processed = policy.model._processed(policy.images.put(small), policy.images)["pixel_values"][0, 0]
+    processed = policy.model.vision.processed((policy.images.put(small), True), policy.images)["pixel_values"][0, 0]
     left, right = processed[:, :, :12].mean(), processed[:, :, -12:].mean()
     assert left > 0 > right
 
@@ -51,16 +50,16 @@ def test_a_placeholder_in_the_words_is_an_error_that_names_it(policy):
 
 
 def test_forgotten_pictures_are_processed_again(policy, monkeypatch):
-    monkeypatch.setattr(adapter_module, "IMAGE_CACHE_BYTES", 1)
+    monkeypatch.setattr(vision_module, "PROCESSED_BYTES", 1)
     model = VisionLanguageModel(policy.model.model, policy.model.processor)
     hashes = [policy.images.put(picture(i)) for i in range(3)]
-    first = model.vision_inputs([hashes], policy.images)["pixel_values"]
-    assert len(model._images) == 1
-    assert torch.equal(model.vision_inputs([hashes], policy.images)["pixel_values"], first)
+    first = model.vision.pixels(hashes, policy.images)["pixel_values"]
+    assert len(model.vision._processed) == 1
+    assert torch.equal(model.vision.pixels(hashes, policy.images)["pixel_values"], first)
 
 
 def test_a_conversation_of_more_pictures_than_are_kept_is_encoded_without_its_pixels(policy, monkeypatch):
-    monkeypatch.setattr(adapter_module, "IMAGE_CACHE_BYTES", 1)
+    monkeypatch.setattr(vision_module, "PROCESSED_BYTES", 1)
     model = VisionLanguageModel(policy.model.model, policy.model.processor)
     messages = prompt("What now?", *[policy.images.put(picture(i)) for i in range(4)])
     first = model.encode(messages, policy.images)
@@ -105,6 +104,7 @@ def test_a_model_without_an_end_of_turn_is_refused():
     model, processor = build_nano()
     processor.tokenizer.eos_token = None
     model.generation_config.eos_token_id = None
+    processor.chat_template = processor.chat_template.replace("<end_of_utterance>", "")
     with pytest.raises(ModelError, match="end-of-turn"):
         VisionLanguageModel(model, processor)
 
@@ -140,17 +140,3 @@ def test_a_temperature_a_row():
     logits, temperatures = torch.randn(3, 5), torch.tensor([[0.5], [1.0], [2.0]])
     rows = [token_logprobs(row, float(t), None) for row, t in zip(logits, temperatures)]
     assert torch.allclose(token_logprobs(logits, temperatures, None), torch.stack(rows))
-
-
-def test_a_model_with_positions_of_its_own_over_pictures_is_refused():
-    """Qwen2-VL counts rows and columns of a picture: plain positions would give another function than the trained one."""
-    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    text |= {
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
-    }
-    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2}
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
-    with pytest.raises(ModelError, match="qwen2_vl need positions"):
-        VisionLanguageModel(model, nano_tokenizer())

@@ -99,9 +99,9 @@ def test_plain_transformers_loads_what_was_saved(tmp_path):
     for model in (policy.model, loaded):
         encoded = model.encode(message, images)
         ids = torch.from_numpy(encoded.ids)[None]
-        vision = model.vision_inputs([encoded.image_hashes], images)
+        features = model.features([encoded.image_hashes], images)
         with torch.inference_mode():
-            hidden, _ = model.hidden(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], vision)
+            hidden, _ = model.hidden(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], features)
             outputs.append((encoded.ids.tolist(), model.logits(hidden)))
     assert outputs[0][0] == outputs[1][0]
     assert torch.equal(outputs[0][1], outputs[1][1])
