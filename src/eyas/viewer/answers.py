@@ -7,7 +7,8 @@ from typing import Any
 from eyas.viewer.catalog import Catalog
 from eyas.viewer.episode import read_episode, split_key
 from eyas.viewer.episodes import EpisodeQuery, episode_row, find_episodes
-from eyas.viewer.folders import Library, RunFolder
+from eyas.viewer.films import film_file, list_films
+from eyas.viewer.folders import File, Library, RunFolder
 from eyas.viewer.index import Database, EpisodeIndex
 from eyas.viewer.pictures import Pictures
 from eyas.viewer.problems import NotServed
@@ -74,6 +75,12 @@ class Answers:
 
     def evaluations(self, run_id: str) -> dict[str, Any]:
         return self.run(run_id).reader.evaluations()
+
+    def films(self, run_id: str) -> dict[str, Any]:
+        return list_films(self.library.run(run_id))
+
+    def film(self, run_id: str, name: str) -> File:
+        return film_file(self.library.run(run_id), name)
 
     # ------------------------------------------------------------------------------------- episodes
 

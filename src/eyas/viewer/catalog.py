@@ -8,19 +8,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eyas.rollouts.tables import SCHEMA_VERSION, TRAJECTORY_SCHEMA
+from eyas.rollouts.tables import READABLE_VERSIONS, columns_of
 from eyas.viewer.folders import File, RunFolder
 from eyas.viewer.problems import NotServed
 
 MAX_ROWS = 5_000_000  # in one file
 MAX_BYTES = 8 * 2**30  # of one file, as its footer says they are in memory
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")  # what the recorder gives
-_KNOWN_TYPES = {field.name: field.type for field in TRAJECTORY_SCHEMA}
 
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryFile:
-    """A file whose footer is whole and of this version."""
+    """A file whose footer is whole and of a version that can be read."""
 
     name: str  # `rl_000002`, or `datasets/collect/episodes_00000000`
     file: File
@@ -28,6 +27,7 @@ class TrajectoryFile:
     steps: int  # rows without those of trajectories that have no step
     stage: str | None  # where all its rows are of one
     iteration: int | None
+    version: str  # of its schema
 
 
 class Catalog:
@@ -93,9 +93,9 @@ def _read(name: str, file: File) -> TrajectoryFile | str:
     except (pa.ArrowException, OSError, ValueError):
         return "half written or damaged"
     version = (schema.metadata or {}).get(b"eyas_schema", b"none").decode(errors="replace")
-    if version != SCHEMA_VERSION:
-        return f"schema version {version[:20]}, this viewer reads version {SCHEMA_VERSION}"
-    if any(name not in schema.names or schema.field(name).type != kind for name, kind in _KNOWN_TYPES.items()):
+    if version not in READABLE_VERSIONS:
+        return f"schema version {version[:20]}, this viewer reads versions {', '.join(READABLE_VERSIONS)}"
+    if any(n not in schema.names or schema.field(n).type != kind for n, kind in columns_of(version).items()):
         return "its columns are not those of its schema version"
     if footer.num_rows > MAX_ROWS or _bytes_in_memory(footer) > MAX_BYTES:
         return "too large to read"
@@ -103,7 +103,7 @@ def _read(name: str, file: File) -> TrajectoryFile | str:
     if name.startswith("datasets/"):
         stage, iteration = name.split("/")[1], 0
     steps = footer.num_rows - sum(s.null_count or 0 for s in _statistics(footer, "step"))
-    return TrajectoryFile(name, file, footer.num_rows, steps, stage, iteration)
+    return TrajectoryFile(name, file, footer.num_rows, steps, stage, iteration, version)
 
 
 def _bytes_in_memory(footer: pq.FileMetaData) -> int:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from eyas.rollouts.tables import TRAJECTORY_SCHEMA
+from eyas.rollouts.tables import columns_of, upgraded
 from eyas.viewer.catalog import TrajectoryFile
 from eyas.viewer.problems import BadQuestion, NotServed
-from eyas.viewer.tokens import describe_tokens, token_texts
+from eyas.viewer.tokens import add_learning, describe_tokens, token_texts
 
 Row = Mapping[str, Any]
 _NAMED = ("action", "executed_name", "parsed_action", "action_name")
@@ -29,22 +29,28 @@ def split_key(key: str) -> tuple[str, int]:
 def read_episode(file: TrajectoryFile, trajectory: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """`steps` and `final_messages` of an episode. Raises `NotServed` where it is not there, or damaged."""
     try:
-        rows = pq.read_table(
-            file.file.path,
-            columns=TRAJECTORY_SCHEMA.names,
-            filters=[("trajectory", "==", trajectory)],
-            partitioning=None,  # pyright: ignore[reportArgumentType]  (a folder named `a=b` is no column)
-        ).to_pylist()
-        names = _action_names(file)
+        rows = read_rows(file, trajectory).to_pylist()
+        names = action_names(file)
         if not rows:
             raise NotServed(f"{file.name} has no episode {trajectory}: go back to the list of episodes")
-        steps = [_step(row, names, tokenizer) for row in rows if row["step"] is not None]
+        steps = [describe_step(row, names, tokenizer) for row in rows if row["step"] is not None]
         return {"steps": steps, "final_messages": _final_messages(rows[-1])}
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotServed(f"episode {trajectory} of {file.name} is damaged ({error}): copy the run again") from error
 
 
-def _action_names(file: TrajectoryFile) -> dict[str, str]:
+def read_rows(file: TrajectoryFile, trajectory: int) -> pa.Table:
+    """The rows of one trajectory, with the columns of this version."""
+    table = pq.read_table(
+        file.file.path,
+        columns=list(columns_of(file.version)),
+        filters=[("trajectory", "==", trajectory)],
+        partitioning=None,  # pyright: ignore[reportArgumentType]  (a folder named `a=b` is no column)
+    )
+    return upgraded(table)
+
+
+def action_names(file: TrajectoryFile) -> dict[str, str]:
     """How the actions that the file holds are called, by their JSON."""
     with pq.ParquetFile(file.file.path) as parquet:
         table = parquet.read(columns=list(_NAMED))
@@ -56,10 +62,13 @@ def _action_names(file: TrajectoryFile) -> dict[str, str]:
     return names
 
 
-def _step(row: Row, names: Mapping[str, str], tokenizer: Tokenizer | None) -> dict[str, Any]:
+def describe_step(row: Row, names: Mapping[str, str], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """A row of a trajectories table as the page shows it; `names` are those of actions, by their JSON."""
     scores = _loads(row["scores"])
     legal = _legal(row["legal_actions"], names)
     start = scores["start"] if scores else None
+    tokens = describe_tokens(tokenizer, row["token_ids"], row["sampling_logprobs"], row["action_start"], start)
+    add_learning(tokens or (), row, scores)
     return {
         "step": row["step"],
         "prefix_messages": row["prompt_prefix"],
@@ -81,7 +90,7 @@ def _step(row: Row, names: Mapping[str, str], tokenizer: Tokenizer | None) -> di
         },
         "value": row["value"],
         "advantage": row["advantage"],
-        "tokens": describe_tokens(tokenizer, row["token_ids"], row["sampling_logprobs"], row["action_start"], start),
+        "tokens": tokens,
         "policy_version": row["policy_version"],
         "finish_reason": row["finish_reason"],
     }

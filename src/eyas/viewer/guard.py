@@ -1,4 +1,4 @@
-"""What stands before every answer: reading only, known host names, the token, and headers that keep a page from harm."""
+"""What stands before every answer: reading only, or playing, known host names, the token, and headers against harm."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COOKIE = "eyas_view"
+PLAY = "/api/play/"
+PLAY_HEADER = "X-Eyas-Play"
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
+        "connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -24,10 +27,16 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps an application. `hosts` are the names it may be called by; empty: any. `token`: what a caller must know."""
+    """Wraps an application. `hosts` are the names it may be called by; empty: any. `token`: what a caller must know.
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str] = LOOPBACK, token: str | None = None) -> None:
+    With `has_play` the page, and no page of another site, may also post to `PLAY`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Sequence[str] = LOOPBACK, token: str | None = None, has_play: bool = False
+    ) -> None:
         self.app = app
+        self.has_play = has_play
         self.hosts = frozenset(hosts)
         self.token = token
 
@@ -48,12 +57,15 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer in place of the application's; None where the request may pass."""
-        if scope["method"] not in ("GET", "HEAD"):
-            return _error(405, "this server only reads: use GET")
         headers = Headers(scope=scope)
+        is_move = self.has_play and scope["method"] == "POST" and scope["path"].startswith(PLAY)
+        if scope["method"] not in ("GET", "HEAD") and not is_move:
+            return _error(405, "this server only reads: use GET")
         # Another site's name may be made to point here; a browser would then let that site read the answers.
         if self.hosts and _host_name(headers.get("host", "")) not in self.hosts:
             return _error(403, "unknown host name: open the address that `eyas view` printed")
+        if is_move and not _is_own(headers):
+            return _error(403, "only the page that this server sent may play")
         return None if self.token is None else self._token_refusal(scope, headers, self.token)
 
     def _token_refusal(self, scope: Scope, headers: Headers, token: str) -> Response | None:
@@ -75,6 +87,13 @@ def new_token() -> str:
 
 def _error(status: int, text: str) -> JSONResponse:
     return JSONResponse({"error": text}, status_code=status)
+
+
+def _is_own(headers: Headers) -> bool:
+    """Whether the server's own page posts. Another site's cannot set the header unasked, and its origin has another name."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    is_same_origin = origin in (None, f"http://{host}", f"https://{host}")
+    return is_same_origin and PLAY_HEADER in headers and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 
 def _host_name(header: str) -> str:

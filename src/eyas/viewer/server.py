@@ -1,4 +1,4 @@
-"""The web server: the page, and every answer as JSON. It reads, and never writes."""
+"""The web server: the page, and every answer as JSON. It reads, and never writes; what plays writes by itself."""
 
 import json
 import logging
@@ -10,12 +10,14 @@ from typing import Any
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from eyas.errors import EyasError
 from eyas.viewer.answers import Answers
+from eyas.viewer.films import TYPES
 from eyas.viewer.guard import LOOPBACK, Guard
+from eyas.viewer.play import PlayProcess, add_play_routes
 from eyas.viewer.problems import BadQuestion
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,8 @@ class PlainJSON(Response):
 
     media_type = "application/json"
 
-    def __init__(self, content: Any, status_code: int = 200) -> None:
-        super().__init__(content, status_code, {"Cache-Control": "no-store"})
+    def __init__(self, content: Any, status_code: int = 200, **options: Any) -> None:
+        super().__init__(content, status_code, {"Cache-Control": "no-store"}, **options)
 
     def render(self, content: Any) -> bytes:
         return to_json(content).encode()
@@ -52,16 +54,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def create_app(answers: Answers, hosts: Sequence[str] = LOOPBACK, token: str | None = None) -> FastAPI:
-    """The application. `hosts` are the names it may be called by (empty: any), `token` what a caller must know."""
+def create_app(
+    answers: Answers, hosts: Sequence[str] = LOOPBACK, token: str | None = None, play: PlayProcess | None = None
+) -> FastAPI:
+    """The application. `hosts` are the names it may be called by (empty: any), `token` what a caller must know.
+
+    Where there is a `play`, the page can play it.
+    """
     app = FastAPI(title="eyas view", docs_url=None, redoc_url=None, openapi_url=None, default_response_class=PlainJSON)
-    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_middleware(Guard, hosts=hosts, token=token, has_play=play is not None)
     app.add_exception_handler(EyasError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     _add_run_routes(app, answers)
     _add_episode_routes(app, answers)
+    add_play_routes(app, play)
     if STATIC.is_dir():
         app.mount("/", _Page(directory=STATIC, html=True))
     return app
@@ -96,6 +104,15 @@ def _add_run_routes(app: FastAPI, answers: Answers) -> None:
     @app.get("/api/evaluations")
     def evaluations(run: str) -> PlainJSON:
         return PlainJSON(answers.evaluations(run))
+
+    @app.get("/api/films")
+    def films(run: str) -> PlainJSON:
+        return PlainJSON(answers.films(run))
+
+    @app.get("/api/film")
+    def film(run: str, name: str) -> FileResponse:
+        path = answers.film(run, name).path
+        return FileResponse(path, media_type=TYPES[path.suffix], headers={"Cache-Control": "no-cache"})
 
 
 def _add_episode_routes(app: FastAPI, answers: Answers) -> None:

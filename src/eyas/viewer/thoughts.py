@@ -15,6 +15,7 @@ MEASURES = {
     "entropy_nats": "rollout/entropy_nats",
     "completion_length_tokens": "rollout/completion_length_tokens",
 }
+THOUGHT = "rollout/thought_"  # whatever else the log says of thoughts is told too
 
 
 def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None) -> dict[str, Any]:
@@ -25,7 +26,10 @@ def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None
         records, place, _ = read_records(run, place)
         for record in records:
             if any(key in record for key in MEASURES.values()) and isinstance(record.get("iteration"), int):
-                entries[str(record.get("stage")), record["iteration"]] = {n: record.get(k) for n, k in MEASURES.items()}
+                named = {n: record.get(k) for n, k in MEASURES.items()}
+                others = {k for k in record if k.startswith(THOUGHT)} - set(MEASURES.values())
+                named |= {k.removeprefix(THOUGHT): record[k] for k in sorted(others)}
+                entries[str(record.get("stage")), record["iteration"]] = named
     found = examples(index)
     keys = [key for key in dict.fromkeys([*entries, *found]) if stage in (None, key[0])]
     unknown = dict.fromkeys(MEASURES)

@@ -1,7 +1,8 @@
 """What each sampled token says, by the tokenizer that lies beside a run's weights. No model is loaded."""
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -73,3 +74,21 @@ def describe_tokens(
         logprob = logprobs[index] if logprobs is not None and index < len(logprobs) else None
         tokens.append({"text": text, "logprob": logprob, "is_thought": is_thought})
     return tokens
+
+
+def add_learning(tokens: Sequence[dict[str, Any]], row: Mapping[str, Any], scores: Mapping[str, Any] | None) -> None:
+    """Adds what learning made of each token: `learner_logprob`, `ratio` and `advantage`, None where unknown.
+
+    The ratio is the probability at the learner's last pass over the sampler's. An action that was scored is one element:
+    its tokens share its ratio, and their log-probs move by as much as the action's did.
+    """
+    first, last, credit = (row[name] or () for name in ("learner_logprobs", "updated_logprobs", "token_advantages"))
+    for index, token in enumerate(tokens):
+        is_scored = scores is not None and index >= scores["start"]
+        element = scores["start"] if scores is not None and is_scored else index
+        sampled = scores["logprobs"][scores["chosen"]] if scores is not None and is_scored else token["logprob"]
+        is_known = sampled is not None and token["logprob"] is not None
+        gap = first[element] - sampled if is_known and element < len(first) else None
+        token["learner_logprob"] = None if gap is None else token["logprob"] + gap
+        token["ratio"] = math.exp(min(50.0, last[element] - sampled)) if is_known and element < len(last) else None
+        token["advantage"] = credit[element] if element < len(credit) else row["advantage"]

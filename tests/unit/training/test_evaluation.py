@@ -48,7 +48,7 @@ def test_the_curve_leaves_no_picture_and_takes_none_of_training_s(tmp_path: Path
     of_training = run.images.put(picture())
     (stage,) = run.config.stages
     assert isinstance(stage, RLStage)
-    numbers = evaluation.evaluate_curve(run, stage)
+    numbers = evaluation.evaluate_curve(run, stage, 0)
     assert numbers["eval/return_mean_greedy"] is not None
     assert len(run.images) == 1  # the wrong variant: every picture of both decodings
     assert of_training in run.images

@@ -29,10 +29,10 @@ def test_a_resumed_stage_keeps_only_the_pictures_that_running_episodes_show() ->
     before.steps(9)
     images = MemoryImageStore()
     collector = number_line(images)
-    parts: dict[str, Any] = {"optimizer": None, "learner": None, "collector": before.state_dict()}
+    parts: dict[str, Any] = {"optimizer": None, "learner": None, "collector": before.state_dict(), "reference": None}
     run: Any = SimpleNamespace(
         take_parts=lambda: parts, state={"iteration": 3}, images=images, console=Console(quiet=True)
     )
     stage: Any = SimpleNamespace(name="rl", algorithm=SimpleNamespace(name="ppo"), iterations=3)
-    _iterate(run, stage, Mock(), Mock(), collector)
+    _iterate(run, stage, Mock(needs_reference=False), Mock(), collector)
     assert 0 < len(images) == len(collector.image_hashes()) <= 2

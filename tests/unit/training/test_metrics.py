@@ -1,3 +1,4 @@
+import io
 import json
 import sys
 import types
@@ -148,6 +149,31 @@ def test_wandb_is_offline_unless_the_environment_says_otherwise(
             writer.write({"stage": "rl", "iteration": iteration, "train/loss": 0.5})
     logged = [{"rl/train/loss": 0.5, "rl/iteration": i} for i in (0, 1)]
     assert calls == [expected, ("rl/*", "rl/iteration"), *logged, "finish"]
+
+
+def test_tensorboard_shows_a_film_as_a_picture_that_moves(tmp_path: Path) -> None:
+    """The bytes of the GIF stand in the event file as they are: no package for videos is asked for."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    gif = b"GIF89a" + bytes(range(256))
+    with MetricsWriter(tmp_path / "m.jsonl", open_trackers(["tensorboard"], tmp_path, {})) as writer:
+        writer.film("rl", 4, gif)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (shown,) = events.Images("rl/film")
+    assert (shown.step, shown.width, shown.height, shown.encoded_image_string) == (4, 896, 512, gif)
+
+
+def test_wandb_gets_a_film_as_a_gif_on_the_axis_of_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    run = types.SimpleNamespace(define_metric=lambda *a, **kw: calls.append(kw), log=calls.append, finish=lambda: None)
+
+    def video(data: io.BytesIO, format: str) -> tuple[str, bytes]:
+        return format, data.read()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **kw: run, Video=video))
+    with MetricsWriter(tmp_path / "m.jsonl", open_trackers(["wandb"], tmp_path, {})) as writer:
+        writer.film("rl", 4, b"GIF89a")
+    assert calls == [{"step_metric": "rl/iteration"}, {"rl/film": ("gif", b"GIF89a"), "rl/iteration": 4}]
 
 
 def test_a_missing_package_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The optimizer: its schedule in closed form, its groups, and updates that are refused."""
 
+import io
 import math
 
 import pytest
@@ -111,6 +112,68 @@ def test_a_restored_optimizer_goes_on_alike():
             optimizer.step()
         runs.append([p.tolist() for p in optimizer.parameters])
     assert runs[0] == runs[1]
+
+
+def test_a_frozen_parameter_is_not_in_it():
+    model, head = nn.Linear(2, 1), nn.Linear(1, 1, bias=False)
+    model.weight.requires_grad_(False)
+    optimizer = Optimizer(model, head, OptimConfig(weight_decay=0.5, lr=0.1), 10)
+    assert {id(p) for p in optimizer.parameters} == {id(model.bias), id(head.weight)}
+    before = model.weight.clone()
+    give_gradients(optimizer, 1.0)
+    optimizer.step()
+    assert torch.equal(model.weight, before)
+
+
+def test_the_critic_learns_alone_while_it_warms_up():
+    """Its gradient is clipped as if it were the only one, and the model's moments stay untouched."""
+    model, head = nn.Linear(2, 1), nn.Linear(1, 1, bias=False)
+    for p in (*model.parameters(), *head.parameters()):
+        nn.init.ones_(p)
+    optimizer = Optimizer(model, head, OptimConfig(lr=0.1, weight_decay=0.5), 10, critic_warmup=2)
+    for _ in range(2):
+        give_gradients(optimizer, 3.0)
+        assert optimizer.clip() == pytest.approx(3.0)
+        optimizer.step()
+    assert model.weight.tolist() == [[1, 1]]
+    assert head.weight.item() < 0.9
+    assert set(optimizer.adamw.state) == {head.weight}
+    give_gradients(optimizer, 3.0)
+    assert optimizer.clip() == pytest.approx(6.0)
+    optimizer.step()
+    assert model.weight[0, 0].item() < 1
+
+
+def test_moments_in_8_bits_learn_alike_and_resume_bit_for_bit():
+    def descend(interrupted_at=None, **options):
+        torch.manual_seed(0)
+        model, head = nn.Linear(64, 128), nn.Linear(128, 1)
+        optimizer = Optimizer(model, head, OptimConfig(lr=0.02, **options), 10)
+        inputs, targets = torch.randn(32, 64), torch.randn(32, 1)
+        losses = []
+        for i in range(30):
+            if i == interrupted_at:
+                file = io.BytesIO()
+                torch.save(optimizer.state_dict(), file)
+                file.seek(0)
+                optimizer = Optimizer(model, head, optimizer.config, 10)
+                optimizer.load_state_dict(torch.load(file, weights_only=True))
+            loss = (head(model(inputs).tanh()) - targets).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.clip()
+            optimizer.step()
+            losses.append(loss.item())
+        nbytes = sum(
+            v.nbytes for s in optimizer.adamw.state.values() for v in s.values() if isinstance(v, torch.Tensor)
+        )
+        return losses, nbytes
+
+    (plain, much), (small, little) = descend(), descend(optimizer="adamw_8bit")
+    assert small != plain
+    assert small[-1] == pytest.approx(plain[-1], rel=0.3) and small[-1] < 0.2 * small[0]
+    assert little < 0.5 * much
+    assert descend(interrupted_at=12, optimizer="adamw_8bit")[0] == small
 
 
 # ----------------------------------------------------------------------------------------------- refused updates

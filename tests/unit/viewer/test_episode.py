@@ -146,6 +146,42 @@ def test_scored_actions_without_names_are_told_by_their_words_or_number(serve: A
     assert told["legal_actions"] is None
 
 
+def test_tokens_tell_gap_ratio_and_advantage(generated: Path, serve: Any, tmp_path: Path) -> None:
+    """Of sampled text each token has its own; what the learner did not say stays unknown."""
+    single = tmp_path / "single"
+    completion = Completion("x", np.array([300, 301], np.int32), np.array([-1.0, -2.0], np.float32))
+    learning = {"learner_logprobs": np.array([-1.25, -2.0], "f4"), "updated_logprobs": np.array([-0.5, -3.0], "f4")}
+    parse = ParsedAction(1, "b", "", {}, 0)
+    by_token = one_step(completion, parse, advantage=0.5, **learning, token_advantages=np.array([0.25, 4.0], "f4"))
+    record(single, one_step(completion, parse, advantage=0.5, **learning), by_token, one_step(completion, parse))
+    shutil.copytree(generated / "checkpoints", single / "checkpoints")
+    first, second, third = (step["tokens"] for step in ask(serve(single), "rl_000000:0", "single")["steps"])
+    assert [token["learner_logprob"] - token["logprob"] for token in first] == pytest.approx([-0.25, 0])
+    assert [token["ratio"] for token in first] == pytest.approx([math.exp(0.5), math.exp(-1)])
+    assert [token["advantage"] for token in first] == [0.5, 0.5]
+    assert [token["advantage"] for token in second] == [0.25, 4.0]
+    assert {token[name] for token in third for name in ("learner_logprob", "ratio", "advantage")} == {None}
+
+
+def test_the_tokens_of_a_scored_action_share_its_gap_and_ratio(generated: Path, serve: Any, tmp_path: Path) -> None:
+    """A thought of one token, then an action of two: three tokens, two elements."""
+    single = tmp_path / "single"
+    words = (np.array([301, 302], np.int32), np.array([303], np.int32))
+    scores = ActionScores(1, words, np.log(np.array([0.25, 0.75], np.float32)), 0)
+    ids, logprobs = np.array([300, 301, 302], np.int32), np.array([-1, -4, -5], np.float32)
+    completion = Completion("x", ids, logprobs, scores=scores)
+    learning = {
+        "learner_logprobs": np.log([0.5, 0.125]).astype("f4"),
+        "updated_logprobs": np.log([0.5, 0.5]).astype("f4"),
+    }
+    record(single, one_step(completion, ParsedAction(0, "a", "", {}, 0), **learning))
+    shutil.copytree(generated / "checkpoints", single / "checkpoints")
+    tokens = ask(serve(single), "rl_000000:0", "single")["steps"][0]["tokens"]
+    gaps = [token["learner_logprob"] - token["logprob"] for token in tokens]
+    assert gaps == pytest.approx([math.log(0.5) + 1, math.log(0.5), math.log(0.5)])
+    assert [token["ratio"] for token in tokens] == pytest.approx([0.5 * math.e, 2, 2])
+
+
 def test_rewards_keep_terms_scale_and_total_apart(serve: Any, tmp_path: Path) -> None:
     record(tmp_path / "single", one_step(Completion("x"), ParseFailure(FailureReason.EMPTY, "nothing", 0)))
     told = ask(serve(tmp_path / "single"), "rl_000000:0", "single")["steps"][0]

@@ -233,6 +233,14 @@ def test_thoughts_are_the_numbers_of_the_log_with_recorded_examples(client: Test
     assert len(get(client, "thoughts", run="made", stage="eval")["iterations"]) == 1
 
 
+def test_every_number_that_the_log_has_of_thoughts_is_told(run: Path, serve: Any) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | {"rollout/thought_action_agreement": 0.75})
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    told = get(serve(run.parent), "thoughts", run="made")["iterations"]
+    assert told[1]["action_agreement"] == 0.75 and "action_agreement" not in told[0]
+
+
 def test_evaluations_are_the_reports_as_they_are_written(client: TestClient, generated: Path) -> None:
     (told,) = get(client, "evaluations", run="made")["evaluations"]
     assert told == json.loads((generated / "eval" / "eval.json").read_text()) | {"name": "eval"}
