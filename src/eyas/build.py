@@ -1,15 +1,13 @@
 """Turns configuration into objects, and nothing else does."""
 
-import difflib
 import importlib
-import inspect
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import gymnasium as gym
 import torch
@@ -17,8 +15,10 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from eyas.algorithms import ALGORITHMS
 from eyas.config import (
     CollectStage,
+    CriticConfig,
     EvalStage,
     HistoryConfig,
     InterfaceConfig,
@@ -26,6 +26,7 @@ from eyas.config import (
     RLStage,
     Row,
     RunConfig,
+    SamplerConfig,
     SFTStage,
     TaskConfig,
     WorkersConfig,
@@ -33,26 +34,31 @@ from eyas.config import (
 )
 from eyas.envs.experts import expert_for
 from eyas.envs.making import env_factory, make_env
-from eyas.errors import CheckpointError, ConfigError, ModelError, UnsupportedSpace
+from eyas.errors import CheckpointError, ConfigError, UnsupportedSpace
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.records import EvalReport
 from eyas.interface import Interface
 from eyas.interface.history import Conversation, History, LastObservations, NoHistory, Summary
 from eyas.models.adapter import VisionLanguageModel
-from eyas.models.nano import build_nano
-from eyas.models.policy import POLICY_FILE, Policy
+from eyas.models.loading import build_model
+from eyas.models.parameters import require_bitsandbytes
+from eyas.models.policy import POLICY_FILE, Policy, saved_critic
+from eyas.models.value_head import Critic, check_same_tokens
 from eyas.recipes import load_recipe
 from eyas.rewards import REWARDS
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
+from eyas.samplers.openai import SERVED, ServedSampler
+from eyas.samplers.vllm import VLLMSampler
 from eyas.training.checkpoint import MANIFEST, validate_checkpoint
 from eyas.training.collect import demonstrator
 from eyas.training.loop import total_updates
 from eyas.training.loop import train as run_stages
 from eyas.training.run import AGENT_FILE, Run
 from eyas.training.sft import check_dataset
+from eyas.types import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -124,47 +130,58 @@ def _reward(name: str, interface: Interface) -> Any:
 # ----------------------------------------------------------------------------------------------- models
 
 
-def build_policy(config: ModelConfig, images: MemoryImageStore) -> Policy:
-    """A built-in model, a checkpoint, or any Hugging Face id or folder, with sampler and value head."""
+def build_policy(
+    config: ModelConfig,
+    images: MemoryImageStore,
+    sampler: SamplerConfig | None = None,
+    critic: CriticConfig | None = None,
+) -> Policy:
+    """A built-in model, a checkpoint, or any Hugging Face id or folder, with sampler and critic.
+
+    A checkpoint's critic comes with it where it is of the kind that is asked for. Without one asked for, none but a head
+    is loaded: playing needs no critic.
+    """
+    if config.name.startswith(SERVED):
+        raise ConfigError(
+            f"{config.name} lives on a server, and its weights cannot be trained: `eyas eval` and `eyas collect --policy` "
+            "take it with --base-url, and fine-tuning takes what it collected (in Python: eyas.Agent.served)"
+        )
     transformers.utils.logging.disable_progress_bar()  # of every load and save; the stages show their own
-    dtype = getattr(torch, config.dtype)
-    if config.name == "nano-random":
-        model, processor = _build_nano(config)
-        model = model.to(dtype)
-    else:
-        model, processor = _load_pretrained(config, dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapter = VisionLanguageModel(model, processor).to(device)
+    folder = Path(config.name).expanduser()
+    _check_folder(config.name, folder)
+    is_checkpoint = (folder / POLICY_FILE).exists()
+    saved = saved_critic(folder) if is_checkpoint else CriticConfig()
+    if critic is None:
+        critic = saved if saved.kind == "head" else CriticConfig()
+    model, resolved = build_model(config)
+    own = build_model(critic.model or config)[0] if critic.kind == "model" else None
+    if own is not None:
+        check_same_tokens(model, own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        policy = Policy(adapter, InProcessSampler(adapter, images), images)
-    if (Path(config.name) / POLICY_FILE).exists():
-        policy.load_weights(Path(config.name))
+        policy = Policy(
+            model,
+            _build_sampler(sampler or SamplerConfig(), model, images),
+            images,
+            critic=Critic(model.hidden_size, critic, own),
+            config=resolved,
+        )
+    if is_checkpoint:
+        has_same_critic = (saved.kind, saved.hidden_sizes) == (critic.kind, critic.hidden_sizes)
+        if not has_same_critic:
+            log.warning("the critic of %s is of another kind: a new one begins", folder)
+        policy.load_weights(folder, with_critic=has_same_critic)
     return policy
 
 
-def _build_nano(config: ModelConfig) -> tuple[Any, Any]:
-    options = dict(config.options)
-    if config.image_size is not None:
-        options["image_size"] = config.image_size
-    known = list(inspect.signature(build_nano).parameters)
-    for key in options:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known: {', '.join(known)}"
-            raise ConfigError(f"model.options.{key}: unknown key{hint}")
-    try:
-        return build_nano(**{"seed": config.seed, **options})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.options {options} cannot be built: {error}") from error
+def _build_sampler(config: SamplerConfig, model: VisionLanguageModel, images: MemoryImageStore) -> Sampler:
+    if config.kind == "vllm":
+        return VLLMSampler(model, images, config)
+    return InProcessSampler(model, images, config.max_batch)
 
 
-def _load_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-
-    if config.options or config.image_size is not None:
-        raise ConfigError("model.options and model.image_size are arguments of a built-in model: remove them")
-    folder = Path(config.name).expanduser()
+def _check_folder(name: str, folder: Path) -> None:
+    """Raises CheckpointError for a folder that holds checkpoints, a damaged one, and one that is not there."""
     if (folder / "checkpoints").is_dir() or folder.name == "checkpoints":
         inside = sorted(
             p.name for p in (folder if folder.name == "checkpoints" else folder / "checkpoints").glob("[!.]*")
@@ -174,24 +191,8 @@ def _load_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]
         )
     if (folder / MANIFEST).exists():
         validate_checkpoint(folder)
-    elif config.name.startswith((".", "/", "~")) and not folder.is_dir():
-        raise CheckpointError(f"there is no model or checkpoint at {config.name}: type a folder, or a Hugging Face id")
-    options = {"trust_remote_code": config.trust_remote_code}
-    try:
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(config.name, dtype=dtype, **options)
-            processor = AutoProcessor.from_pretrained(config.name, **options)
-        except ValueError as error:
-            if "nrecognized configuration class" not in str(error):
-                raise
-            model = AutoModelForCausalLM.from_pretrained(config.name, dtype=dtype, **options)
-            processor = AutoTokenizer.from_pretrained(config.name, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"'{config.name}' cannot be loaded ({str(error).splitlines()[0]}): type a built-in name (nano-random), a "
-            "folder that holds a model, or a Hugging Face id that this machine can reach"
-        ) from error
-    return model, processor
+    elif name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise CheckpointError(f"there is no model or checkpoint at {name}: type a folder, or a Hugging Face id")
 
 
 # ----------------------------------------------------------------------------------------------- agents
@@ -220,6 +221,18 @@ class Agent:
         row = Path(name).name if Path(name).name in get_args(Row) else "rl"
         tasks, starts = _training_of(Path(name))
         return cls(policy, images, tasks, row if is_checkpoint else "untrained", starts)
+
+    @classmethod
+    def served(cls, model: str, *, base_url: str, tasks: Sequence[TaskConfig] = (), **options: Any) -> "Agent":
+        """A model behind an OpenAI-compatible server, to evaluate and to collect with. `tasks` say how it is asked.
+
+        Options are those of `ServedSampler`: api_key_env, concurrency, context, most_requests ... What was spent stands in
+        `agent.policy.spending`. Raises ConfigError for options that cannot be used.
+        """
+        images = MemoryImageStore()
+        sampler = ServedSampler(model, base_url, images, **options)
+        # playing asks a policy for `sample` and `fits` alone, and nothing else can be done with this one
+        return cls(cast(Policy, sampler), images, tuple(tasks), SERVED + model)
 
     def task(self, env_id: str, **env_args: Any) -> Task:
         """As in training where it was trained on this environment, with `env_args` in place of those of the same name.
@@ -318,27 +331,39 @@ def build_run(config: RunConfig, console: Console | None = None) -> Run:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     images = MemoryImageStore()
-    policy = build_policy(config.model, images)
+    policy = build_policy(config.model, images, config.sampler, config.critic)
     tasks = [build_task(t, index) for index, t in enumerate(config.tasks)]
-    _check_stages(config, tasks)
+    _check_stages(config, tasks, policy)
     folder = Path(config.output).expanduser() / config.name
     return Run(config, folder, policy, tasks, images, console or Console(stderr=True))
 
 
-def _check_stages(config: RunConfig, tasks: Sequence[Task]) -> None:
+def _check_stages(config: RunConfig, tasks: Sequence[Task], policy: Policy) -> None:
     """Finds out before any work what a stage will lack."""
     for stage in config.stages:
         if isinstance(stage, CollectStage):
             demonstrator(tasks[stage.task], stage.policy, stage.random_share)
         if isinstance(stage, SFTStage) and is_folder(stage.data):
             check_dataset(tasks, stage.data)
-        if isinstance(stage, SFTStage | RLStage) and config.model.dtype != "float32":
-            raise ConfigError(
-                f"model.dtype = '{config.model.dtype}' is for evaluation: updates are lost in the rounding of such weights. "
-                "Train with 'float32'"
-            )
+        if isinstance(stage, SFTStage | RLStage):
+            _check_training(config.model, policy, stage)
         if isinstance(stage, EvalStage) and "expert" in (stage.rows or ()) and tasks[stage.task].expert is None:
             raise ConfigError(f"{tasks[stage.task].env_id} has no expert: leave 'expert' out of the rows")
+
+
+def _check_training(config: ModelConfig, policy: Policy, stage: SFTStage | RLStage) -> None:
+    if config.dtype != "float32" and config.train == "full":
+        raise ConfigError(
+            f"model.dtype = '{config.dtype}' is for evaluation and adapters: updates are lost in the rounding of such "
+            "weights. Train with 'float32', with compute_dtype = 'bfloat16' to compute in that"
+        )
+    if policy.config.train != config.train:
+        raise ConfigError(f"{config.name} holds adapters: train them with model.train = '{policy.config.train}'")
+    if stage.optim.optimizer == "adamw_8bit":
+        require_bitsandbytes("optim.optimizer = 'adamw_8bit'")
+    needs_values = isinstance(stage, RLStage) and ALGORITHMS[stage.algorithm.name](stage.algorithm).needs_values
+    if not needs_values and not any(p.requires_grad for p in policy.model.parameters()):
+        raise ConfigError(f"model.freeze leaves nothing for the stage '{stage.name}' to train: freeze less")
 
 
 def train(
@@ -364,8 +389,14 @@ def preflight(run: Run) -> Table:
     table = Table("part", "what", title=f"preflight of {run.folder}", box=None, title_justify="left")
     model = run.policy.model
     parameters = sum(p.numel() for p in model.parameters())
-    nbytes = sum(p.numel() * (p.element_size() + 12) for p in model.parameters())
-    table.add_row("model", f"{run.config.model.name}: {parameters / 1e6:.2f} M parameters on {model.device}")
+    learning = [p for part in (model, run.policy.critic) for p in part.parameters() if p.requires_grad]
+    stored = [*model.parameters(), *run.policy.critic.parameters()]
+    nbytes = sum(p.numel() * p.element_size() for p in stored) + 12 * sum(p.numel() for p in learning)
+    table.add_row(
+        "model",
+        f"{run.config.model.name}: {parameters / 1e6:.2f} M parameters on {model.device}, "
+        f"{sum(p.numel() for p in learning) / 1e6:.2f} M learn, the critic's included",
+    )
     table.add_row("memory", f"{nbytes / 2**30:.2f} GiB for weights, gradients and AdamW, activations not counted")
     for task in run.tasks:
         env = task.make_env()

@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from .algorithms.options import CRITIC, ELEMENT_VALUES, AlgorithmOptions
+from .algorithms.ppo import PPOConfig
+from .algorithms.registry import AlgorithmConfig
 from .errors import ConfigError
+from .model_config import Config, CriticConfig, ModelConfig
 from .problems import hint, in_words, listed
 from .types import FailureEffect
 
@@ -19,25 +23,39 @@ ITERATION = "iteration_"  # what checkpoints in the middle of stages are called
 # ----------------------------------------------------------------------------------------------- the parts
 
 
-class Config(BaseModel):
-    """Base of every part: frozen, unknown keys refused, no NaN or infinity."""
+class SamplerConfig(Config):
+    """What writes completions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-class ModelConfig(Config):
-    """The vision-language model."""
-
-    name: str = Field(
-        default="nano-random", min_length=1, description="built-in name, Hugging Face id, folder or checkpoint"
+    kind: Literal["in_process", "vllm"] = Field(
+        default="in_process",
+        description="the module that is trained itself, or vLLM with a copy of its weights (needs the package vllm)",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the weights")
-    seed: int = Field(default=0, ge=0, description="of the weights, where the model starts from random ones")
-    image_size: int | None = Field(
-        default=None, ge=8, description="side in pixels that frames are scaled to; none: the model's"
+    max_batch: int = Field(default=64, ge=1, description="completions that are written together")
+    gpu_memory_utilization: float = Field(
+        default=0.3, gt=0, le=1, description="vllm: share of the memory that it may take, weights included"
     )
-    options: dict[str, Any] = Field(default={}, description="arguments of a built-in model")
-    trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
+    kv_cache_gib: float | None = Field(
+        default=None, gt=0, description="vllm: memory of its key-value cache; none: what gpu_memory_utilization leaves"
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="vllm: most tokens of prompt and completion together; none: the model's"
+    )
+    enforce_eager: bool = Field(
+        default=False, description="vllm: no compiling and no CUDA graphs: starts sooner, runs slower"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="vllm: of its copy of the weights; none: as model.dtype"
+    )
+
+    @model_validator(mode="after")
+    def _has_no_idle_option(self) -> Self:
+        for key in sorted(self.model_fields_set - {"kind", "max_batch"}):
+            value = getattr(self, key)
+            if self.kind != "vllm" and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {value!r} does nothing with kind '{self.kind}': remove it, or set kind = 'vllm'"
+                )
+        return self
 
 
 class HistoryConfig(Config):
@@ -148,7 +166,7 @@ class OptimConfig(Config):
     """AdamW and its schedule."""
 
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
-    lr_value_head: float | None = Field(default=None, gt=0, description="of the value head; none: `lr`")
+    lr_value_head: float | None = Field(default=None, gt=0, description="of the critic; none: `lr`")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(default=(0.9, 0.95))
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled, on matrices only")
     warmup_steps: int = Field(default=0, ge=0, description="updates of linear rise from 0")
@@ -157,6 +175,9 @@ class OptimConfig(Config):
         default=0.0, ge=0, le=1, description="learning rate at the end of the stage, as a share of `lr`"
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this global norm")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw", description="adamw_8bit: moments in 8 bits, by bitsandbytes"
+    )
 
 
 # ----------------------------------------------------------------------------------------------- the stages
@@ -214,31 +235,12 @@ class SFTStage(Config):
         return self
 
 
-class PPOConfig(Config):
-    """PPO in the style of RL4VLM."""
-
-    name: Literal["ppo"] = Field(default="ppo", description="which algorithm")
-    ratio: Literal["step", "token"] = Field(
-        default="step", description="whether a whole step or each token has a ratio"
-    )
-    thought_weight: float = Field(
-        default=0.5, ge=0, description="lambda: weight of thought tokens; action tokens weigh 1"
-    )
-    gamma: float = Field(default=0.9, ge=0, le=1, description="discount a step")
-    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="of generalised advantage estimation over steps")
-    clip: float = Field(default=0.2, gt=0, description="largest change of the ratio that is rewarded")
-    value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
-    value_clip: float = Field(default=0.2, ge=0, description="largest change of a value that is rewarded; 0: no limit")
-    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus, nats a token")
-    normalise_advantages: bool = Field(default=True, description="to mean 0 and standard deviation 1 over an iteration")
-
-
 class RLStage(Config):
     """Reinforcement learning. An iteration is `rollout_steps` a copy of the environment, or `rollout_episodes` in all."""
 
     kind: Literal["rl"] = "rl"
     name: Name = Field(default="rl", description="how other stages refer to this one")
-    algorithm: PPOConfig = Field(default_factory=PPOConfig, description="which algorithm, and its options")
+    algorithm: AlgorithmConfig = Field(default_factory=PPOConfig, description="which algorithm, and its options")
     iterations: int = Field(ge=1, description="collect-and-learn cycles")
     num_envs: int = Field(default=32, ge=1, description="copies of the environment that are stepped together")
     rollout_steps: int | None = Field(default=None, ge=1, description="steps a copy; 8 where neither length is given")
@@ -280,6 +282,8 @@ class RLStage(Config):
             raise ValueError(
                 f"rollout_episodes = {self.rollout_episodes} is no multiple of group_size = {self.group_size}"
             )
+        if problem := self.algorithm.problem_with(self.rollout_episodes, self.group_size):
+            raise ValueError(problem)
         return self
 
 
@@ -319,6 +323,7 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, description="decides all randomness of collecting and training")
     output: str = Field(default="runs", min_length=1, description="folder that holds the run's folder")
     track: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="where metrics also go")
+    films: bool = Field(default=True, description="save a film of an episode at each evaluation")
     threads: int | None = Field(default=None, ge=1, description="torch threads; none: torch's choice")
     max_env_failures_in_a_row: int = Field(
         default=10,
@@ -327,6 +332,8 @@ class RunConfig(Config):
     )
     workers: WorkersConfig = Field(default_factory=WorkersConfig, description="where environments run")
     model: ModelConfig = Field(default_factory=ModelConfig)
+    critic: CriticConfig = Field(default_factory=CriticConfig, description="what estimates values")
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig, description="what writes completions")
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     stages: tuple[Stage, ...] = Field(min_length=1, description="in order")
 
@@ -362,6 +369,13 @@ class RunConfig(Config):
 
 
 def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
+    has_critic = any(isinstance(s, RLStage) and s.algorithm.estimator in CRITIC for s in config.stages)
+    if config.critic != CriticConfig() and not has_critic:
+        yield "critic: no stage of this run has a use for values: remove it, or add an rl stage whose estimator has"
+    if config.sampler.kind == "vllm" and config.model.train != "full":
+        yield "sampler.kind: vLLM is given whole weights, not adapters: set model.train = 'full', or kind = 'in_process'"
+    if config.sampler.kind == "vllm" and config.model.sampling_dtype != "float32":
+        yield "model.sampling_dtype: does nothing with vLLM: set sampler.dtype"
     seen: dict[str, Any] = {}
     for i, stage in enumerate(config.stages):
         path = f"stages.{i}"
@@ -373,10 +387,21 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
             yield f"{path}.task: there is no task {stage.task}; there are {len(config.tasks)}, counted from 0"
         if isinstance(stage, SFTStage):
             yield from _reference_problems(path, stage, seen)
+        if isinstance(stage, RLStage) and (problem := _critic_problem(stage.algorithm, config.critic)):
+            yield f"{path}.algorithm: {problem}"
         if isinstance(stage, EvalStage) and stage.rows is not None:
             for row in sorted(_missing_rows(config.stages[:i]) & set(stage.rows)):
                 yield f"{path}.rows: no earlier stage makes '{row}': {_ROW_SOURCES[row]}"
         seen[stage.name] = stage
+
+
+def _critic_problem(algorithm: AlgorithmOptions, critic: CriticConfig) -> str | None:
+    level = "token" if algorithm.estimator in ELEMENT_VALUES else "step"
+    if algorithm.estimator in CRITIC and critic.level != level:
+        return f"estimator '{algorithm.estimator}' needs the values of every {level}: set critic.level = '{level}'"
+    if algorithm.name == "vl_dac" and critic.kind == "head" and not critic.stop_gradient:
+        return "VL-DAC's value loss does not reach the policy: set critic.stop_gradient = true"
+    return None
 
 
 def _reference_problems(path: str, stage: SFTStage, seen: dict[str, Any]) -> Iterable[str]:

@@ -8,6 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from .algorithms.registry import PAPERS
+
 Part = type[BaseModel]
 
 
@@ -49,8 +51,9 @@ class _Problems:
             case "union_tag_not_found":
                 return f"needs a kind, one of {', '.join(self.kinds)}"
             case "union_tag_invalid":
-                tag = detail.get("ctx", {}).get("tag", "")
-                return f"unknown kind '{tag}'{hint(tag, self.kinds)}"
+                context = detail.get("ctx", {})
+                word, known = str(context["discriminator"]).strip("'"), re.findall(r"'(\w+)'", context["expected_tags"])
+                return f"unknown {word} '{context['tag']}'{hint(context['tag'], known)}"
             case "string_pattern_mismatch" if ":" in detail.get("ctx", {}).get("pattern", ""):
                 return f"should be written as module:name, not {_shortened(detail['input'])}"
             case "string_pattern_mismatch":
@@ -71,7 +74,8 @@ class _Problems:
     def _without_kind(self, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
         """pydantic writes `stages.1.rl.lr`, with the kind as a part of the path: users write `stages.1.lr`."""
         is_stage = len(location) > 2 and location[0] == "stages" and location[2] in self.kinds
-        return location[:2] + location[3:] if is_stage else location
+        path = location[:2] + location[3:] if is_stage else location
+        return path[:3] + path[4:] if path[2:3] == ("algorithm",) else path
 
     def _part_at(self, location: tuple[int | str, ...]) -> Part:
         part = self.root
@@ -80,6 +84,8 @@ class _Problems:
                 part = self.kinds[str(key)]
             elif key in part.model_fields:
                 part = _part_in(part.model_fields[str(key)].annotation) or part
+            elif key in PAPERS:
+                part = PAPERS[str(key)]
         return part
 
 

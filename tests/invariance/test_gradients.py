@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PPO, Supervised
+from eyas.algorithms import PolicyGradient, Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample, collate, micro_batches
 from eyas.config import OptimConfig, PPOConfig
 from eyas.training.learner import Learner
@@ -13,8 +13,8 @@ from helpers import nano_policy, picture, prompt
 
 ALGORITHMS = {
     "supervised": Supervised(),
-    "step": PPO(PPOConfig(ratio="step", entropy_coef=0.1)),
-    "token": PPO(PPOConfig(ratio="token", entropy_coef=0.1)),
+    "step": PolicyGradient(PPOConfig(ratio="step", entropy_coef=0.1)),
+    "token": PolicyGradient(PPOConfig(ratio="token", entropy_coef=0.1)),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from eyas.algorithms import PPO, Supervised
+from eyas.algorithms import PolicyGradient, Supervised
 from eyas.config import OptimConfig, PPOConfig
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.rollouts.actors import ExpertActor, PolicyActor
@@ -65,7 +65,7 @@ def prepare():
 
 
 def reinforce(policy, task, spoil=lambda samples: None, iterations=20):
-    algorithm = PPO(PPOConfig())
+    algorithm = PolicyGradient(PPOConfig())
     learner = Learner(
         policy, algorithm, Optimizer(policy.model, policy.value_head, OptimConfig(lr=5e-4), iterations * 2)
     )

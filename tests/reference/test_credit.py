@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from eyas.algorithms import PPO
-from eyas.algorithms.credit import gae, normalised
-from eyas.algorithms.ppo import explained_variance
+from eyas.algorithms import PolicyGradient
+from eyas.algorithms.credit import explained_variance, gae, normalised
 from eyas.batch import SampleStep, TrainingSample
 from eyas.config import PPOConfig
 from eyas.rollouts.samples import annotate, build_samples
@@ -89,7 +88,7 @@ def test_normalised_by_hand():
 
 def test_explained_variance_by_hand():
     def of(values, targets):
-        return explained_variance([SampleStep(0, 0, 0, value=v, value_target=t) for v, t in zip(values, targets)])
+        return explained_variance(np.array(values), np.array(targets))
 
     assert of([1, 2, 3], [1, 2, 3]) == 1
     assert of([5, 5, 5], [1, 2, 3]) == 0
@@ -128,7 +127,7 @@ def ended(reason):
 def credited(policy, trajectories, **options):
     samples = build_samples(trajectories, policy.model, policy.images)
     annotate(policy, trajectories, samples)
-    PPO(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA, normalise_advantages=False, **options)).credit(samples)
+    PolicyGradient(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA, normalise_advantages=False, **options)).credit(samples)
     return [s for sample in samples for s in sample.steps]
 
 
@@ -165,18 +164,18 @@ def test_truncation_a_cut_without_its_final_observation_is_refused(policy):
 def test_truncation_a_missing_next_value_is_refused():
     sample = TrainingSample(np.arange(3), (), (SampleStep(1, 1, 2),))
     with pytest.raises(ValueError, match="next value"):
-        PPO(PPOConfig()).credit([sample])
+        PolicyGradient(PPOConfig()).credit([sample])
 
 
 def test_no_samples_no_credit():
-    assert np.isnan(PPO(PPOConfig()).credit([])["train/explained_variance"])
+    assert np.isnan(PolicyGradient(PPOConfig()).credit([])["train/explained_variance"])
 
 
 def test_normalised_advantages_have_mean_0_and_the_same_order(policy):
     trajectories = [ended(StopReason.TERMINATED), ended(StopReason.CUT)]
     samples = build_samples(trajectories, policy.model, policy.images)
     annotate(policy, trajectories, samples)
-    PPO(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA)).credit(samples)
+    PolicyGradient(PPOConfig(gamma=GAMMA, gae_lambda=LAMBDA)).credit(samples)
     advantages = np.array([s.steps[0].advantage for s in samples])
     plain = np.array([s.advantage for s in credited(policy, trajectories)])
     assert advantages.mean() == pytest.approx(0, abs=1e-9)

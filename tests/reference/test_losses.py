@@ -11,7 +11,7 @@ from eyas.algorithms.losses import (
     is_clipped,
     kl,
     kl_k3,
-    weighted_step_logprobs,
+    weighted_sums,
 )
 
 log = math.log
@@ -81,11 +81,11 @@ def test_k3_is_unbiased_for_kl_of_sampling_from_current():
 
 
 @pytest.mark.parametrize(("thought_weight", "sums"), [(0.0, [-4.0, -1.0]), (0.5, [-5.5, -2.0]), (1.0, [-7.0, -3.0])])
-def test_weighted_step_logprobs(thought_weight, sums):
+def test_weighted_sums(thought_weight, sums):
     """Step 0: thoughts -1, -2, action -4. Step 1: thought -2, action -1."""
     logprobs = torch.tensor([-1.0, -2.0, -4.0, -2.0, -1.0])
     weights = torch.where(torch.tensor([True, True, False, True, False]), thought_weight, 1.0)
-    assert weighted_step_logprobs(logprobs, weights, torch.tensor([0, 0, 0, 1, 1]), 2).tolist() == sums
+    assert weighted_sums(logprobs, weights, torch.tensor([0, 0, 0, 1, 1]), 2).tolist() == sums
 
 
 def test_kl_over_actions_by_hand():

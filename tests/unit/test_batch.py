@@ -47,7 +47,7 @@ def test_one_sample_without_logprobs_leaves_the_batch_without():
 
 
 def test_denominators_count_steps_and_completion_tokens():
-    assert Denominators.of([A, B]) == Denominators(steps=3, tokens=6)
+    assert Denominators.of([A, B]) == Denominators(steps=3, tokens=6, trajectories=3.0)
     assert Denominators.of([]) == Denominators(1, 1)
 
 

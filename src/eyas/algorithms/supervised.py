@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 
-from eyas.algorithms.base import LearnerOutput, Loss
+from eyas.algorithms.base import Algorithm, LearnerOutput, Loss
 from eyas.batch import Denominators, TrainingBatch, TrainingSample
 
 
-class Supervised:
-    needs_values = False
-    needs_entropy = False
-
+class Supervised(Algorithm):
     def credit(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
         return {}
 

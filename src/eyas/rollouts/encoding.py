@@ -112,7 +112,7 @@ def decode_completion(encoded: Any, earlier: Sequence[Completion] = ()) -> Compl
         sampling_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
         finish_reason=FinishReason(encoded["finish_reason"]),
         policy_version=encoded["policy_version"],
-        scores=_decode_scores(encoded["scores"]),
+        scores=_decode_scores(encoded.get("scores")),  # version 1 has none
     )
 
 
@@ -261,6 +261,9 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
         ),
         "value": step.value,
         "advantage": step.advantage,
+        "learner_logprobs": step.learner_logprobs,
+        "updated_logprobs": step.updated_logprobs,
+        "token_advantages": step.token_advantages,
     }
 
 
@@ -284,6 +287,9 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         legal_actions=_decode_legal(row["legal_actions"]),
         value=row["value"],
         advantage=row["advantage"],
+        learner_logprobs=row["learner_logprobs"],
+        updated_logprobs=row["updated_logprobs"],
+        token_advantages=row["token_advantages"],
     )
 
 

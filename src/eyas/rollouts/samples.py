@@ -15,7 +15,7 @@ from eyas.batch import Candidates, SampleStep, TrainingSample, first_token_beyon
 from eyas.errors import DatasetError
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.policy import Policy
-from eyas.types import Completion, ImageStore, Message, Step, Trajectory
+from eyas.types import Completion, ImagePart, ImageStore, Message, Step, TextPart, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,12 @@ class _Merger:
         self, step: Step, prompt: EncodedPrompt, ids: np.ndarray, is_target: bool = True, is_sampled: bool = False
     ) -> SampleStep:
         """`ids` are the completion's. A step that is no target is only part of what later ones see."""
-        if not self.samples or not continues(self.samples[-1], prompt):
+        if not self.samples or not continues(self.samples[-1], prompt, self.model):
             self.samples.append(TrainingSample(prompt.ids, prompt.image_hashes, (), trajectory=self.trajectory))
         sample, start = self.samples[-1], len(prompt.ids)
         sample.ids, sample.image_hashes = np.concatenate([prompt.ids, ids]), prompt.image_hashes
         span = SampleStep(start, start + self._action_start(step, ids, is_sampled), start + len(ids))
+        span.num_images = len(prompt.image_hashes)
         if is_target:
             sample.steps = (*sample.steps, span)
         return span
@@ -46,11 +47,16 @@ class _Merger:
         return first_token_beyond(ids, step.parse.action_start, self.model.decode)
 
 
-def continues(sample: TrainingSample, prompt: EncodedPrompt) -> bool:
-    """Whether a prompt begins with all of a sample: its token ids, and its pictures in the same places."""
+def continues(sample: TrainingSample, prompt: EncodedPrompt, model: VisionLanguageModel) -> bool:
+    """Whether a prompt begins with all of a sample: its token ids, and its pictures in the same places.
+
+    Never where a prompt attends both ways: all that it begins with would be read differently.
+    """
     count = len(sample.image_hashes)
-    return prompt.image_hashes[:count] == sample.image_hashes and np.array_equal(
-        prompt.ids[: len(sample.ids)], sample.ids
+    return (
+        model.family.is_causal
+        and prompt.image_hashes[:count] == sample.image_hashes
+        and np.array_equal(prompt.ids[: len(sample.ids)], sample.ids)
     )
 
 
@@ -77,11 +83,27 @@ def build_samples(
             span = merger.add(step, prompt, completion.token_ids.astype(np.int64), is_sampled=True)
             span.candidates = _candidates(completion)
             span.reward = step.reward.total
+            span.anchor = anchor_of(step.messages)
             logprobs.setdefault(len(merger.samples) - 1, []).append(_of_elements(completion))
+        count = sum(span.num_elements for sample in merger.samples for span in sample.steps)
         for place, sample in enumerate(merger.samples):
             sample.sampling_logprobs = np.concatenate(logprobs[place])
+            sample.group = trajectory.group
+            for span in sample.steps:
+                span.share = span.num_elements / max(count, 1)
         samples += merger.samples
     return samples
+
+
+def anchor_of(messages: Sequence[Message]) -> str:
+    """Equal where the current observation is: its pictures by content hash, or its words where it shows none."""
+    *before, last = messages[-1].parts
+    hashes: list[str] = []
+    for part in reversed([*before, last] if isinstance(last, ImagePart) else before):
+        if not isinstance(part, ImagePart):
+            break
+        hashes.append(part.image_hash)
+    return last.text if isinstance(last, TextPart) and not hashes else " ".join(hashes)
 
 
 def _candidates(completion: Completion) -> Candidates | None:
@@ -103,6 +125,8 @@ def _of_elements(completion: Completion) -> np.ndarray:
 def annotate(policy: Policy, trajectories: Sequence[Trajectory], samples: Sequence[TrainingSample]) -> None:
     """Fills each step's value, and the value after each trajectory's last step: 0 where the episode truly ended.
 
+    Where the critic looks at every token, also those before each element.
+
     A final prompt that continues its trajectory's last sample is read together with it.
     """
     texts = [EncodedPrompt(s.ids[: s.steps[-1].start], s.image_hashes) for s in samples]
@@ -115,7 +139,7 @@ def annotate(policy: Policy, trajectories: Sequence[Trajectory], samples: Sequen
         if trajectory.final_messages is None:
             raise ValueError(f"episode {trajectory.episode} was {trajectory.stop_reason} without a final observation")
         final = policy.model.encode(trajectory.final_messages, policy.images)
-        finals[index] = last[index] if continues(samples[last[index]], final) else len(texts)
+        finals[index] = last[index] if continues(samples[last[index]], final, policy.model) else len(texts)
         if finals[index] == len(texts):
             texts.append(final)
             columns.append([])
@@ -126,6 +150,9 @@ def annotate(policy: Policy, trajectories: Sequence[Trajectory], samples: Sequen
     for sample, of_sample in zip(samples, values, strict=False):
         for span, value in zip(sample.steps, of_sample, strict=False):
             span.value = next(steps).value = float(value)
+    if policy.critic.config.level == "token":
+        for sample, of_elements in zip(samples, policy.token_values(samples), strict=True):
+            sample.element_values = of_elements
     for index, trajectory in enumerate(trajectories):
         trajectory.final_value = float(values[finals[index]][-1]) if index in finals else 0.0
         if index in last:

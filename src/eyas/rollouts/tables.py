@@ -1,12 +1,14 @@
 """The tables of a run or dataset folder: a row a step in `trajectories/*.parquet`, pictures in `images/*.parquet`."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
+READABLE_VERSIONS = ("1", "2", SCHEMA_VERSION)
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -57,6 +59,10 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("legal_actions", pa.string()),  # JSON; null where they cannot be listed
         ("value", pa.float64()),
         ("advantage", pa.float64()),
+        # of each token (an action that was scored is one element), in training only
+        ("learner_logprobs", pa.list_(pa.float32())),  # at the learner's first pass of the iteration
+        ("updated_logprobs", pa.list_(pa.float32())),  # at its last one
+        ("token_advantages", pa.list_(pa.float32())),  # where credit goes to tokens, and not to whole steps
         # only in a trajectory's last row
         ("final_prompt_prefix", pa.int64()),
         ("final_prompt", pa.string()),  # JSON; null where there are no final messages
@@ -68,7 +74,9 @@ IMAGE_SCHEMA = pa.schema(
     metadata={"eyas_schema": SCHEMA_VERSION},
 )
 IMAGES_PER_ROW_GROUP = 64  # what a reader loads to get one picture
-_ARRAY_COLUMNS = {"token_ids": np.int32, "sampling_logprobs": np.float32}
+_OF_LEARNING = ("learner_logprobs", "updated_logprobs", "token_advantages")
+_ARRAY_COLUMNS = {"token_ids": np.int32} | dict.fromkeys(("sampling_logprobs", *_OF_LEARNING), np.float32)
+_SINCE = {"scores": 2} | dict.fromkeys(_OF_LEARNING, 3)  # the other columns are in every version
 
 Row = dict[str, Any]
 
@@ -82,6 +90,24 @@ def rows_to_table(rows: Sequence[Row]) -> pa.Table:
         columns[name] = pa.array([row[name] for row in rows])
         schema = schema.append(pa.field(name, columns[name].type))
     return pa.table(columns, schema=schema)
+
+
+def columns_of(version: str) -> dict[str, pa.DataType]:
+    """The columns of a trajectories table of one of `READABLE_VERSIONS`, by name."""
+    columns = {f.name: f.type for f in TRAJECTORY_SCHEMA if _SINCE.get(f.name, 1) <= int(version)}
+    return columns | ({"legal_actions": pa.list_(pa.int64())} if version == "1" else {})
+
+
+def upgraded(table: pa.Table) -> pa.Table:
+    """A trajectories table of any readable version as one of this: what was not recorded then is null."""
+    for field in TRAJECTORY_SCHEMA:
+        if field.name in _SINCE and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    place = table.column_names.index("legal_actions")
+    if pa.types.is_list(table.column(place).type):
+        texts = [json.dumps(actions) for actions in table.column(place).to_pylist()]
+        table = table.set_column(place, "legal_actions", pa.array(texts, pa.string()))
+    return table.select(TRAJECTORY_SCHEMA.names)
 
 
 def table_to_rows(table: pa.Table) -> list[Row]:

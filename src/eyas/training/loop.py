@@ -8,21 +8,22 @@ from contextlib import closing
 import numpy as np
 
 from eyas.algorithms import ALGORITHMS, Algorithm
-from eyas.batch import TrainingSample
+from eyas.batch import TrainingSample, blocks
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
 from eyas.evaluation.measures import rollout_metrics, start_keys
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
-from eyas.rollouts.samples import annotate, build_samples
 from eyas.seeding import Split, generator
 from eyas.training.collect import collect_dataset, demonstrator
 from eyas.training.evaluation import evaluate_curve, evaluate_ladder, playing_options
+from eyas.training.iteration import Played, rollout
 from eyas.training.learner import Learner
+from eyas.training.learner_logprobs import LearnerLogprobs
 from eyas.training.optim import Optimizer
+from eyas.training.prepare import prepare
 from eyas.training.progress import StageProgress
 from eyas.training.run import Interrupted, Run, clear_folder
 from eyas.training.sft import fine_tune
-from eyas.types import Trajectory
 
 log = logging.getLogger(__name__)
 EPISODES_A_STAGE = 10**8  # no stage plays more
@@ -90,7 +91,8 @@ def collect(run: Run, stage: CollectStage) -> None:
 def reinforce(run: Run, stage: RLStage) -> None:
     """Collect with fixed weights, credit, update; evaluate and checkpoint now and then."""
     algorithm = ALGORITHMS[stage.algorithm.name](stage.algorithm)
-    optimizer = Optimizer(run.policy.model, run.policy.value_head, stage.optim, total_updates(stage))
+    warmup = run.config.critic.warmup_updates
+    optimizer = Optimizer(run.policy.model, run.policy.critic, stage.optim, total_updates(stage), warmup)
     learner = Learner(
         run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_size, stage.max_nonfinite_updates
     )
@@ -115,32 +117,34 @@ def reinforce(run: Run, stage: RLStage) -> None:
 
 def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, collector: Collector) -> None:
     """The iterations that are left, from where a resumed run stands."""
+    reference = run.policy.trained_weights() if algorithm.needs_reference else None
     if parts := run.take_parts():
+        reference = parts["reference"]
         learner.optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
         collector.load_state_dict(parts["collector"])
         keep_images_of_running_episodes(run, collector)  # not those of all the steps that were played again
+    learner.on_pass = seen = LearnerLogprobs()
     begin = run.state["iteration"]
     with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
         for iteration in range(begin, stage.iterations):
             clock = time.perf_counter()
-            trajectories = rollout(collector, stage)
+            played = rollout(collector, stage, algorithm.more_groups)
             rollout_s = time.perf_counter() - clock
-            numbers = rollout_metrics(trajectories, {t.index: t.interface.format.fact_keys for t in run.tasks})
+            numbers = rollout_metrics(played.every, {t.index: t.interface.format.fact_keys for t in run.tasks})
             clock = time.perf_counter()
-            samples = build_samples(trajectories, run.policy.model, run.images)
-            annotate(run.policy, trajectories, samples)
+            samples = prepare(learner, played.kept, reference)
             numbers |= algorithm.credit(samples)
             prepare_s = time.perf_counter() - clock
             clock = time.perf_counter()
             numbers |= update(learner, samples, stage, run.config.seed, iteration)
             update_s = time.perf_counter() - clock
             clock = time.perf_counter()
-            record(run, stage, iteration, trajectories, samples)
+            seen.write(samples, played.kept)
+            record(run, stage, iteration, played, samples)
             if stage.evaluate_every and (iteration + 1) % stage.evaluate_every == 0:
-                numbers |= evaluate_curve(run, stage)
-            numbers |= {"rollout/env_failures_count": float(collector.env_failures)}
-            numbers |= {"rollout/dropped_moves_share": collector.moves_dropped / max(1, collector.moves_asked)}
+                numbers |= evaluate_curve(run, stage, iteration)
+            numbers |= played.metrics()
             keep_images_of_running_episodes(run, collector)
             numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
             numbers["time/other_s"] = time.perf_counter() - clock
@@ -153,6 +157,7 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
                     "optimizer": learner.optimizer.state_dict(),
                     "learner": learner.state_dict(),
                     "collector": collector.state_dict(),
+                    "reference": reference,
                 }
                 run.save_iteration(iteration + 1, parts)
                 run.stop_here()
@@ -172,16 +177,6 @@ def total_updates(stage: RLStage) -> int:
     return stage.iterations * stage.epochs * max(1, round(samples / stage.minibatch_size))
 
 
-def rollout(collector: Collector, stage: RLStage) -> list[Trajectory]:
-    """A fixed number of steps with the cut episodes bootstrapped, or a fixed set of episodes, all awaited."""
-    if stage.rollout_steps:
-        return collector.steps(stage.rollout_steps)
-    assert stage.rollout_episodes
-    first = collector.next_episode
-    collector.next_episode += stage.rollout_episodes
-    return collector.episodes(range(first, collector.next_episode))
-
-
 def update(
     learner: Learner, samples: Sequence[TrainingSample], stage: RLStage, run_seed: int, iteration: int
 ) -> dict[str, float]:
@@ -191,7 +186,8 @@ def update(
         return {"train/updates_count": 0.0}
     for epoch in range(stage.epochs):
         order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
-        parts = minibatches([samples[i] for i in order], stage.minibatch_size)
+        shuffled = [samples[i] for i in order]
+        parts = minibatches(shuffled, stage.minibatch_size, learner.algorithm.keeps_trajectories)
         for done, part in enumerate(parts):
             learner.optimizer.progress = (iteration + (epoch + done / len(parts)) / stage.epochs) / stage.iterations
             metrics.append(learner.update(part))
@@ -205,28 +201,30 @@ def update(
     return numbers
 
 
-def minibatches(samples: Sequence[TrainingSample], size: int) -> list[list[TrainingSample]]:
+def minibatches(
+    samples: Sequence[TrainingSample], size: int, keeps_trajectories: bool = False
+) -> list[list[TrainingSample]]:
     """Splits samples, in order, so that each part has about `size` environment steps: a conversation stays whole."""
-    lengths = np.array([len(s.steps) for s in samples])
+    whole = blocks(samples, keeps_trajectories)
+    lengths = np.array([sum(len(s.steps) for s in block) for block in whole])
     count = max(1, round(int(lengths.sum()) / size))
     part_of_step = np.concatenate(
         [np.full(len(p), i) for i, p in enumerate(np.array_split(np.arange(lengths.sum()), count))]
     )
     middles = np.cumsum(lengths) - (lengths + 1) // 2
     parts: dict[int, list[TrainingSample]] = {}
-    for sample, middle in zip(samples, middles, strict=True):
-        parts.setdefault(int(part_of_step[middle]), []).append(sample)
+    for block, middle in zip(whole, middles, strict=True):
+        parts.setdefault(int(part_of_step[middle]), []).extend(block)
     return list(parts.values())
 
 
-def record(
-    run: Run, stage: RLStage, iteration: int, trajectories: Sequence[Trajectory], samples: Sequence[TrainingSample]
-) -> None:
+def record(run: Run, stage: RLStage, iteration: int, played: Played, samples: Sequence[TrainingSample]) -> None:
     """Writes the trajectories with their advantages, and remembers where training began episodes."""
     spans = (step for sample in samples for step in sample.steps)
-    for trajectory in trajectories:
+    for trajectory in played.kept:
         for step in trajectory.steps:
             step.advantage = next(spans).advantage
+    trajectories = played.every
     run.training_starts |= start_keys(trajectories)
     ids = [run.tasks[t.task].env_id for t in trajectories]
     run.recorder.record(

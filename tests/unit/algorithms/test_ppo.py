@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PPO, LearnerOutput, Supervised
+from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample, collate
 from eyas.config import PPOConfig
 
@@ -31,7 +31,7 @@ def output():
 
 def loss(samples=None, **options):
     samples = samples or two_steps()
-    return PPO(PPOConfig(**options)).loss(collate(samples, 0), output(), Denominators.of(samples))
+    return PolicyGradient(PPOConfig(**options)).loss(collate(samples, 0), output(), Denominators.of(samples))
 
 
 def test_loss_with_a_ratio_a_step():
@@ -70,7 +70,7 @@ def test_value_clip_in_the_total():
 @pytest.mark.parametrize("ratio", ["step", "token"])
 def test_thought_weight_0_trains_the_action_tokens_only(ratio):
     samples = two_steps()
-    algorithm, out = PPO(PPOConfig(ratio=ratio, thought_weight=0.0, clip=10.0)), output()
+    algorithm, out = PolicyGradient(PPOConfig(ratio=ratio, thought_weight=0.0, clip=10.0)), output()
     algorithm.loss(collate(samples, 0), out, Denominators.of(samples)).total.backward()
     assert out.logprobs.grad[0] == 0
     assert (out.logprobs.grad[1:] != 0).all()
@@ -78,45 +78,16 @@ def test_thought_weight_0_trains_the_action_tokens_only(ratio):
 
 def test_thought_weight_1_treats_all_tokens_alike():
     samples = two_steps()
-    algorithm, out = PPO(PPOConfig(thought_weight=1.0, clip=10.0)), output()
+    algorithm, out = PolicyGradient(PPOConfig(thought_weight=1.0, clip=10.0)), output()
     algorithm.loss(collate(samples, 0), out, Denominators.of(samples)).total.backward()
     assert out.logprobs.grad[0] == out.logprobs.grad[1] == pytest.approx(-2 / 2)  # ratio 2, advantage 1, two steps
-
-
-CHANGED = {
-    "ratio": "token", "thought_weight": 0.9, "gamma": 0.3, "gae_lambda": 0.1, "clip": 0.05, "value_coef": 0.9,
-    "value_clip": 0.05, "entropy_coef": 0.3, "normalise_advantages": False,
-}  # fmt: skip
-
-
-def long_episode():
-    """Three steps in a row, so that discounting and λ have something to act on."""
-    steps = [SampleStep(1, 2, 3, reward=r, value=0.1 * r) for r in (1.0, -0.5, 3.0)]
-    steps[-1].next_value = 0.7
-    return [TrainingSample(np.array([5, 6, 7]), (), (s,), np.array([-1.0, -1.2], np.float32)) for s in steps]
-
-
-def everything(**options):
-    samples = long_episode()
-    algorithm = PPO(PPOConfig(**options))
-    algorithm.credit(samples)
-    logprobs = torch.tensor([-0.9, -1.1, -0.9, -1.3, -1.0, -1.1])
-    entropy = torch.linspace(1, 2, 6) if algorithm.needs_entropy else None
-    out = LearnerOutput(logprobs, entropy, torch.tensor([0.5, 0.2, 1.0]))
-    return algorithm.loss(collate(samples, 0), out, Denominators.of(samples)).total.item()
-
-
-@pytest.mark.parametrize("option", [f for f in PPOConfig.model_fields if f != "name"])
-def test_silentoption_each_option_changes_the_loss(option):
-    assert option in CHANGED, "a new option needs a value here that shows its effect"
-    assert abs(everything(**{option: CHANGED[option]}) - everything()) > 1e-4
 
 
 def test_a_ratio_without_sampling_logprobs_is_refused():
     samples = two_steps()
     samples[0].sampling_logprobs = None
-    with pytest.raises((AssertionError, ValueError)):
-        PPO(PPOConfig()).loss(collate(samples, 0), output(), Denominators.of(samples))
+    with pytest.raises(ValueError, match="use an sft stage"):
+        PolicyGradient(PPOConfig()).loss(collate(samples, 0), output(), Denominators.of(samples))
 
 
 def test_supervised_loss_by_hand():

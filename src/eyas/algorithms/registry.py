@@ -1,0 +1,52 @@
+"""The algorithms that a recipe can name. No torch."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from eyas.algorithms.cispo import CISPOConfig
+from eyas.algorithms.dapo import DAPOConfig
+from eyas.algorithms.gigpo import GiGPOConfig
+from eyas.algorithms.grpo import DrGRPOConfig, GRPOConfig
+from eyas.algorithms.gspo import GSPOConfig
+from eyas.algorithms.options import AlgorithmOptions
+from eyas.algorithms.ppo import PPOConfig
+from eyas.algorithms.reinforce_pp import ReinforcePPConfig
+from eyas.algorithms.rloo import RLOOConfig
+from eyas.algorithms.vagen import VAGENConfig
+from eyas.algorithms.vl_dac import VLDACConfig
+
+PAPERS: dict[str, type[AlgorithmOptions]] = {
+    "ppo": PPOConfig,
+    "vl_dac": VLDACConfig,
+    "vagen": VAGENConfig,
+    "grpo": GRPOConfig,
+    "dr_grpo": DrGRPOConfig,
+    "dapo": DAPOConfig,
+    "gspo": GSPOConfig,
+    "cispo": CISPOConfig,
+    "rloo": RLOOConfig,
+    "reinforce_pp": ReinforcePPConfig,
+    "gigpo": GiGPOConfig,
+}
+
+
+def _named(table: Any) -> Any:
+    return {"name": "ppo", **table} if isinstance(table, dict) else table
+
+
+_ByName = Annotated[
+    PPOConfig
+    | VLDACConfig
+    | VAGENConfig
+    | GRPOConfig
+    | DrGRPOConfig
+    | DAPOConfig
+    | GSPOConfig
+    | CISPOConfig
+    | RLOOConfig
+    | ReinforcePPConfig
+    | GiGPOConfig,
+    Field(discriminator="name"),
+]
+AlgorithmConfig = Annotated[_ByName, BeforeValidator(_named)]
