@@ -93,6 +93,9 @@ class InterfaceConfig(Config):
         default="auto",
         description="what is shown of an observation; auto: language always, numbers where no picture is",
     )
+    task_first: bool = Field(
+        default=False, description="task before pictures: what all prompts begin with is read once"
+    )
     image_source: Literal["auto", "observation", "render"] = Field(
         default="auto", description="where pictures come from; auto: the observation, else the environment's render()"
     )
@@ -221,8 +224,8 @@ class SFTStage(Config):
     steps: int | None = Field(default=None, ge=1, description="updates")
     steps_like: str | None = Field(default=None, description="earlier rl stage whose number of updates to take")
     batch_size: int = Field(default=32, ge=1, description="samples an update")
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, description="samples a forward pass; none: the whole batch"
+    micro_batch_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of a pass of the model, padding included; none: all of an update"
     )
     validation_share: float = Field(default=0.1, ge=0, lt=1, description="share of the episodes that is held out")
     validation_every: int = Field(default=100, ge=1, description="updates")
@@ -248,8 +251,8 @@ class RLStage(Config):
     group_size: int = Field(default=1, ge=1, description="episodes that share a start")
     epochs: int = Field(default=2, ge=1, description="passes over an iteration's samples")
     minibatch_size: int = Field(default=64, ge=1, description="environment steps an update")
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, description="samples a forward pass; none: the whole minibatch"
+    micro_batch_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of a pass of the model, padding included; none: all of an update"
     )
     temperature: float = Field(default=1.0, gt=0, description="of sampling, on both sides of the ratio")
     evaluate_every: int = Field(default=0, ge=0, description="iterations between evaluations; 0: none")

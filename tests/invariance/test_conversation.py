@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PPO
-from eyas.batch import Denominators, TrainingSample, collate
+from eyas.algorithms import PolicyGradient
+from eyas.batch import Denominators, TrainingSample
+from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.evaluation.evaluate import play as play_episodes
 from eyas.interface.history import Conversation, LastObservations, Moment, NoHistory, PastStep, Shown, Summary
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.samples import annotate, build_samples, supervised_samples
+from eyas.splits import minibatches
 from eyas.training.learner import Learner
-from eyas.training.loop import minibatches
 from eyas.training.optim import Optimizer
 from eyas.types import Completion, ImagePart, ParsedAction, SampleRequest, StopReason, TextPart
 from helpers import CountingEnv, nano_policy, picture, step, text_task, trajectory
@@ -66,13 +67,13 @@ def separate(samples):
 def with_credit(policy, trajectories):
     samples = build_samples(trajectories, policy.model, policy.images)
     annotate(policy, trajectories, samples)
-    PPO(PPOConfig()).credit(samples)
+    PolicyGradient(PPOConfig()).credit(samples)
     return samples
 
 
 def gradient(policy, samples, images_of=None):
     optimizer = Optimizer(policy.model, policy.value_head, OptimConfig(), 1)
-    learner = Learner(policy, PPO(PPOConfig(entropy_coef=0.1)), optimizer)
+    learner = Learner(policy, PolicyGradient(PPOConfig(entropy_coef=0.1)), optimizer)
     optimizer.zero_grad()
     batch = collate(samples, policy.model.pad_id)
     learner.algorithm.loss(batch, learner.forward(batch), Denominators.of(samples)).total.backward()

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from eyas.algorithms import PolicyGradient, Supervised
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate, micro_batches
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
+from eyas.splits import micro_batches
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from helpers import nano_policy, picture, prompt
@@ -52,7 +54,11 @@ def samples(policy):
 
 def make_learner(policy, algorithm, size):
     return Learner(
-        policy, algorithm, Optimizer(policy.model, policy.value_head, OptimConfig(max_grad_norm=1e9), 1), 1.0, size
+        policy,
+        algorithm,
+        Optimizer(policy.model, policy.value_head, OptimConfig(max_grad_norm=1e9), 1),
+        1.0,
+        100 * size,
     )
 
 
@@ -60,7 +66,7 @@ def gradients(policy, algorithm, samples, size, denominators=None):
     """Summed over micro-batches, as Learner.update does."""
     learner = make_learner(policy, algorithm, size)
     learner.optimizer.zero_grad()
-    for part in micro_batches(samples, size):
+    for part in micro_batches(samples, size * max(len(s.ids) for s in samples)):
         batch = collate(part, policy.model.pad_id)
         chosen = denominators or Denominators.of(samples)
         if denominators == "per micro-batch":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import Autoreset, TimeLimit
 
-from eyas.algorithms import PPO
+from eyas.algorithms import PolicyGradient
 from eyas.build import build_task
 from eyas.config import PPOConfig, TaskConfig, WorkersConfig
 from eyas.errors import EyasError
@@ -59,7 +59,7 @@ def credited(policy, trajectories, gamma=0.5, gae_lambda=0.5):
     """Advantages and value targets of each trajectory's steps."""
     samples = build_samples(with_ids(policy, trajectories), policy.model, policy.images)
     annotate(policy, trajectories, samples)
-    PPO(PPOConfig(gamma=gamma, gae_lambda=gae_lambda, normalise_advantages=False)).credit(samples)
+    PolicyGradient(PPOConfig(gamma=gamma, gae_lambda=gae_lambda, normalise_advantages=False)).credit(samples)
     steps = [
         [s for sample in samples if sample.trajectory == i for s in sample.steps] for i in range(len(trajectories))
     ]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
-from eyas.batch import Denominators, collate
+from eyas.batch import Denominators
+from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.models.logprobs import token_logprobs
 from eyas.rollouts.samples import annotate, build_samples

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from eyas.algorithms import PolicyGradient
-from eyas.batch import collate
+from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.interface.actions import codec_for
 from eyas.interface.formats import FORMATS
@@ -267,8 +267,8 @@ MANY = FORMATS["json"](codec_for(spaces.Discrete(40), [f"go to the field {i}" fo
 @pytest.fixture
 def narrow(monkeypatch):
     """Rows hold no more candidates than their prompt has tokens, and few of them are read together."""
-    monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", 1)
-    monkeypatch.setattr("eyas.batch.MOST_MASK_CELLS", 2**16)
+    monkeypatch.setattr("eyas.collate.LEAST_CANDIDATE_TOKENS", 1)
+    monkeypatch.setattr("eyas.splits.MOST_MASK_CELLS", 2**16)
 
 
 def test_many_actions_are_read_in_several_rows_and_are_worth_what_they_are_alone(narrow):
@@ -295,7 +295,7 @@ def test_the_gradient_is_the_same_however_many_rows_the_actions_take(policy, mon
     learner = make_learner(policy)
     gradients, rows = [], []
     for least in (10_000, 1):
-        monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", least)
+        monkeypatch.setattr("eyas.collate.LEAST_CANDIDATE_TOKENS", least)
         learner.optimizer.zero_grad()
         batch = collate(samples[:3], policy.model.pad_id)
         rows.append(len(batch.input_ids))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from eyas.algorithms import PPO, Supervised
-from eyas.batch import collate
+from eyas.algorithms import PolicyGradient, Supervised
+from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.interface.actions import codec_for
 from eyas.interface.formats import FORMATS
@@ -59,10 +59,10 @@ def test_mismatch_thought_and_action_have_the_sampler_s_log_probs(policy, temper
     samples = build_samples(episodes, policy.model, policy.images)
     with torch.no_grad():
         batch = collate(samples, policy.model.pad_id)
-        output = learner(policy, PPO(PPOConfig(entropy_coef=0.1)), temperature).forward(batch)
+        output = learner(policy, PolicyGradient(PPOConfig(entropy_coef=0.1)), temperature).forward(batch)
     recorded = np.concatenate([s.sampling_logprobs for s in samples])
     assert np.abs(output.logprobs.numpy() - recorded).max() < 1e-4
-    other = learner(policy, PPO(PPOConfig()), 1.2 * temperature)  # the wrong variant
+    other = learner(policy, PolicyGradient(PPOConfig()), 1.2 * temperature)  # the wrong variant
     with torch.no_grad():
         assert np.abs(other.forward(batch).logprobs.numpy() - recorded).max() > 1e-3
 

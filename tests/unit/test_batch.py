@@ -6,16 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyas.batch import (
-    Candidates,
-    Denominators,
-    SampleStep,
-    TrainingSample,
-    collate,
-    first_token_beyond,
-    micro_batches,
-)
+from eyas.batch import Candidates, Denominators, SampleStep, TrainingSample, first_token_beyond
+from eyas.collate import collate
 from eyas.models.nano import nano_tokenizer
+from eyas.splits import micro_batches, parts, shuffled
 
 A = TrainingSample(np.array([5, 6, 7, 8, 9]), ("h",), (SampleStep(3, 4, 5, value=0.5, advantage=2.0, value_target=1.5),),
                    np.array([-1, -2], np.float32))  # fmt: skip
@@ -51,12 +45,32 @@ def test_denominators_count_steps_and_completion_tokens():
     assert Denominators.of([]) == Denominators(1, 1)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_micro_batches_hold_every_sample_once(size):
+@pytest.mark.parametrize("most_tokens", [1, 6, 8, 14, 100, None])
+def test_micro_batches_hold_every_sample_once_and_no_more_tokens_than_asked_for(most_tokens):
     samples = [TrainingSample(np.arange(n), (), ()) for n in (5, 1, 4, 1, 3)]
-    parts = list(micro_batches(samples, size))
-    assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples))
-    assert all(len(p) <= size for p in parts)
+    found = list(micro_batches(samples, most_tokens))
+    assert sorted(id(s) for p in found for s in p) == sorted(map(id, samples))
+    padded = [len(p) * max(len(s.ids) for s in p) for p in found]
+    assert most_tokens is None or all(n <= most_tokens or len(p) == 1 for n, p in zip(padded, found))
+    assert len(found) == {1: 5, 6: 4, 8: 3, 14: 2, 100: 1, None: 1}[most_tokens]
+
+
+def test_samples_with_the_same_prompt_are_read_together():
+    def sample(first, length):
+        return TrainingSample(np.array([first] * 20 + [1] * length), (), (SampleStep(20, 20, 20 + length),))
+
+    samples = [sample(i % 3, 1 + i) for i in range(6)]
+    found = list(micro_batches(samples, 2 * 26))
+    assert [{int(s.ids[0]) for s in p} for p in found] == [{0}, {1}, {2}]
+
+
+def test_groups_stay_together_where_that_is_asked_for():
+    samples = [TrainingSample(np.arange(2), (), (), group=i // 4) for i in range(20)]
+    together = [s.group for s in shuffled(samples, np.random.default_rng(0), keeps_groups=True)]
+    assert [g for i, g in enumerate(together) if i % 4 == 0] != list(range(5))
+    assert all(len(set(together[i : i + 4])) == 1 for i in range(0, 20, 4))
+    apart = [s.group for s in shuffled(samples, np.random.default_rng(0))]
+    assert sorted(apart) == sorted(together) and any(len(set(apart[i : i + 4])) > 1 for i in range(0, 20, 4))
 
 
 # ----------------------------------------------------------------------------------------------- many candidates
@@ -72,7 +86,7 @@ def scored(num_tokens, *candidates, action_start=None):
 
 
 def test_candidates_that_do_not_fit_behind_their_sample_share_rows_that_begin_with_it(monkeypatch):
-    monkeypatch.setattr("eyas.batch.LEAST_CANDIDATE_TOKENS", 4)
+    monkeypatch.setattr("eyas.collate.LEAST_CANDIDATE_TOKENS", 4)
     batch = collate([scored(5, 2, 2, 2, 9, 1), scored(3, 1, 1)], pad_id=0)
     assert batch.image_hashes == [("5 tokens",), ("3 tokens",), ("5 tokens",), ("5 tokens",), ("5 tokens",)]
     assert batch.input_ids[[0, 2, 3, 4], :5].tolist() == [[0, 1, 2, 3, 4]] * 4
@@ -98,13 +112,13 @@ def test_candidates_take_no_more_columns_than_their_sample_or_a_few():
 
 @pytest.mark.parametrize("size", [2, 100])
 def test_micro_batches_of_scored_steps_stay_below_the_memory_of_their_mask(monkeypatch, size):
-    monkeypatch.setattr("eyas.batch.MOST_MASK_CELLS", 5 * 40**2)
+    monkeypatch.setattr("eyas.splits.MOST_MASK_CELLS", 5 * 40**2)
     samples = [scored(20, *[4] * 5) for _ in range(12)] + [scored(30, 2, 2)]
-    parts = list(micro_batches(samples, size))
-    assert sorted(id(s) for p in parts for s in p) == sorted(map(id, samples))
-    assert [len(p) for p in parts] == ([5, 5, 3] if size == 100 else [2] * 6 + [1])
-    assert all(collate(p, 0).attention_mask.numel() <= 5 * 40**2 for p in parts)
-    assert [len(p) for p in micro_batches([A, B] * 4, 8)] == [8]  # what is not scored has a small mask
+    found = [[samples[i] for i in p] for p in parts(samples, size)]
+    assert sorted(id(s) for p in found for s in p) == sorted(map(id, samples))
+    assert [len(p) for p in found] == ([5, 5, 3] if size == 100 else [2] * 6 + [1])
+    assert all(collate(p, 0).attention_mask.numel() <= 5 * 40**2 for p in found)
+    assert [len(p) for p in micro_batches([A, B] * 4)] == [8]  # what is not scored has a small mask
 
 
 # ----------------------------------------------------------------------------------------------- the action span

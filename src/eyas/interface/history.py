@@ -45,6 +45,15 @@ class Moment:
     before: tuple[Message, ...]  # the prompt of the step before, () at the start of an episode
     now: Shown
     images: ImageStore
+    task_first: bool = False  # the task's words before the pictures, the same in every prompt
+
+    def asked(self, *words: str, pictures: Sequence[Part] = ()) -> Message:
+        """The message that says the task, shows the current pictures after those given, and says some words."""
+        seen = (*pictures, *self.now.pictures)
+        if not self.task_first:
+            return _user(*seen, _text(self.task, *words, self.instruction))
+        said = _text(*words)
+        return _user(_text(self.task, self.instruction), *seen, *((said,) if said.text else ()))
 
 
 class History(Protocol):
@@ -83,7 +92,7 @@ class NoHistory:
     depth = 0
 
     def prompt(self, at: Moment) -> tuple[Message, ...]:
-        return (_user(*at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
+        return (at.asked(*at.now.words),)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class LastObservations:
         parts: list[Part] = []
         for step in at.past[len(at.past) - min(self.k - 1, len(at.past)) :]:
             parts += [*step.shown.pictures, _text(*step.shown.words, f"Then you chose {_done(step.action_name)}.")]
-        return (_user(*parts, *at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
+        return (at.asked(*at.now.words, pictures=parts),)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Summary:
         runs = [(name, len(list(steps))) for name, steps in groupby(_done(s.action_name) for s in at.past)]
         done = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in runs)
         so_far = f"So far you chose: {done}." if done else ""
-        return (_user(*at.now.pictures, _text(at.task, so_far, *at.now.words, at.instruction)),)
+        return (at.asked(so_far, *at.now.words),)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Conversation:
 
     def prompt(self, at: Moment) -> tuple[Message, ...]:
         if not at.before:
-            return (_user(*at.now.pictures, _text(at.task, *at.now.words, at.instruction)),)
+            return (at.asked(*at.now.words),)
         written = at.past[-1].completion
         answer = Message("assistant", (TextPart(written.text),), written)
         messages = [*at.before, answer, self._next(at.now)]

@@ -45,6 +45,7 @@ class Interface:
     history: History = field(default_factory=NoHistory)
     action_mode: Literal["text", "score"] = "text"
     is_score_per_token: bool = False
+    task_first: bool = False  # says task and instruction before the pictures: every prompt begins alike
     max_new_tokens: int = 64
     on_parse_failure: FailureEffect = FailureEffect.RANDOM_LEGAL
     parse_failure_penalty: float = -1.0
@@ -127,7 +128,10 @@ class Interface:
         self, past: Sequence[PastStep], before: tuple[Message, ...], now: Shown, images: ImageStore
     ) -> tuple[Message, ...]:
         """The messages of a step; `before` is the prompt of the step before, () at the start."""
-        return self.history.prompt(Moment(self.description.text, self.format.instruction(), past, before, now, images))
+        instruction = self.format.instruction()
+        return self.history.prompt(
+            Moment(self.description.text, instruction, past, before, now, images, self.task_first)
+        )
 
     def render(
         self, observation: Any, info: Mapping[str, Any], frame: np.ndarray | None, images: ImageStore

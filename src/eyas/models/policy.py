@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eyas.batch import TrainingBatch, TrainingSample, parts
+from eyas.batch import TrainingBatch, TrainingSample
 from eyas.config import CriticConfig, ModelConfig
 from eyas.errors import CheckpointError
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.parameters import check_same_shapes, has_adapters, read_adapters, save_adapters
 from eyas.models.reading import batch_of, read
 from eyas.models.value_head import Critic, ValueHead
+from eyas.splits import parts
 from eyas.types import Completion, ImageStore, Message, Sampler, SampleRequest
 
 VALUE_HEAD_FILE = "value_head.safetensors"

@@ -5,7 +5,8 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from eyas.batch import TrainingBatch, TrainingSample, collate
+from eyas.batch import TrainingBatch, TrainingSample
+from eyas.collate import collate
 from eyas.models.adapter import VisionLanguageModel
 from eyas.types import ImageStore
 

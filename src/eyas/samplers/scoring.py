@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from eyas.batch import Candidates, SampleStep, TrainingSample, parts
+from eyas.batch import Candidates, SampleStep, TrainingSample
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
 from eyas.samplers.rows import OnPrompts
 from eyas.seeding import generator
+from eyas.splits import parts
 from eyas.types import ActionScores, Completion, FinishReason, ImageStore, SampleRequest
 
 

@@ -13,6 +13,7 @@ from eyas.files import write_atomically
 from eyas.rollouts.actors import Actor, ConstantActor, ExpertActor, PolicyActor, RandomActor
 from eyas.rollouts.images import MemoryImageStore
 from eyas.seeding import Split
+from eyas.training.films import save_film
 from eyas.training.progress import StageProgress
 from eyas.training.run import Run
 from eyas.types import ImagePart, Trajectory
@@ -41,6 +42,8 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
             if episodes:
                 file = f"{stage.name}-{name}-{decoding}_{0:06d}"
                 run.recorder.record(file, episodes, stage=stage.name, iteration=0, env_id=task.env_id)
+                film = f"{stage.name}-{name}-{decoding}"
+                save_film(run, film, task, episodes[0], run.images, film)
             shown = episodes or shown  # of the last policy that learned
             run.images.discard_except(image_hashes(shown))
             progress.update(index + 1, {f"{name} {decoding}": row.strict_success_rate})
@@ -56,10 +59,14 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
     run.console.print(format_table(report))
 
 
-def evaluate_curve(run: Run, stage: RLStage) -> dict[str, float | None]:
-    """The curve between evaluations, on validation seeds: the final evaluation's seeds stay unseen."""
+def evaluate_curve(run: Run, stage: RLStage, iteration: int) -> dict[str, float | None]:
+    """The curve between evaluations, on validation seeds: the final evaluation's seeds stay unseen.
+
+    The first episode, played greedily, becomes a film.
+    """
     task, numbers = run.tasks[0], {}
     for decoding, temperature in TEMPERATURE.items():
+        is_filmed = run.config.films and decoding == "greedy"
         images = MemoryImageStore()  # its own: the run's holds what training still needs, and this one may drop all
         run.images.attach(images)
         try:
@@ -70,9 +77,12 @@ def evaluate_curve(run: Run, stage: RLStage) -> dict[str, float | None]:
                 run.config.seed,
                 range(stage.evaluate_episodes),
                 Split.VALIDATION,
-                keep_pictures_below=0,
+                keep_pictures_below=int(is_filmed),
                 **playing_options(run, stage.num_envs),
             )
+            if is_filmed and played.trajectories[0].episode == 0:
+                name = f"{stage.name}_{iteration:06d}"
+                save_film(run, name, task, played.trajectories[0], images, stage.name, iteration)
         finally:
             run.images.detach(images)
         row = evaluation_row("rl", decoding, played, task.interface.format.fact_keys)

@@ -7,12 +7,13 @@ import torch
 
 from eyas.algorithms import Algorithm, LearnerOutput
 from eyas.algorithms.losses import kl
-from eyas.batch import Denominators, TrainingBatch, TrainingSample, micro_batches
+from eyas.batch import Denominators, TrainingBatch, TrainingSample
 from eyas.errors import TrainingDiverged
 from eyas.models.logprobs import chosen_logprobs, entropies, tokens_at_once
 from eyas.models.policy import Policy
 from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
+from eyas.splits import micro_batches
 from eyas.training.memory import keep_freed_memory
 from eyas.training.optim import Optimizer
 
@@ -26,14 +27,14 @@ class Learner:
         algorithm: Algorithm,
         optimizer: Optimizer,
         temperature: float = 1.0,
-        micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
         max_nonfinite_updates: int = 5,
     ):
         self.policy = policy
         self.algorithm = algorithm
         self.optimizer = optimizer
         self.temperature = temperature
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_tokens = micro_batch_tokens
         self.max_nonfinite_updates = max_nonfinite_updates
         self.nonfinite_in_a_row = 0
         self.on_pass: Callable[[Sequence[TrainingSample], torch.Tensor], None] | None = None  # gets their log-probs
@@ -47,8 +48,7 @@ class Learner:
         denominators = Denominators.of(samples)
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad()
-        size, keeps_trajectories = self.micro_batch_size or len(samples), self.algorithm.keeps_trajectories
-        for part in micro_batches(samples, size, keeps_trajectories):
+        for part in micro_batches(samples, self.micro_batch_tokens, self.algorithm.keeps_trajectories):
             batch = batch_of(self.policy.model, self.policy.images, part, shares_prompts=True)
             output = self.forward(batch)
             if self.on_pass:

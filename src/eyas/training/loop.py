@@ -8,12 +8,13 @@ from contextlib import closing
 import numpy as np
 
 from eyas.algorithms import ALGORITHMS, Algorithm
-from eyas.batch import TrainingSample, blocks
+from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
 from eyas.evaluation.measures import rollout_metrics, start_keys
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.seeding import Split, generator
+from eyas.splits import minibatches, shuffled
 from eyas.training.collect import collect_dataset, demonstrator
 from eyas.training.evaluation import evaluate_curve, evaluate_ladder, playing_options
 from eyas.training.iteration import Played, rollout
@@ -94,7 +95,7 @@ def reinforce(run: Run, stage: RLStage) -> None:
     warmup = run.config.critic.warmup_updates
     optimizer = Optimizer(run.policy.model, run.policy.critic, stage.optim, total_updates(stage), warmup)
     learner = Learner(
-        run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_size, stage.max_nonfinite_updates
+        run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_tokens, stage.max_nonfinite_updates
     )
     actor = PolicyActor(run.policy, stage.temperature)
     collector = Collector(
@@ -185,9 +186,9 @@ def update(
     if not samples:  # every episode was lost to its environment
         return {"train/updates_count": 0.0}
     for epoch in range(stage.epochs):
-        order = generator("minibatches", run_seed, stage.name, iteration, epoch).permutation(len(samples))
-        shuffled = [samples[i] for i in order]
-        parts = minibatches(shuffled, stage.minibatch_size, learner.algorithm.keeps_trajectories)
+        rng = generator("minibatches", run_seed, stage.name, iteration, epoch)
+        ordered = shuffled(samples, rng, keeps_groups=stage.group_size > 1)
+        parts = minibatches(ordered, stage.minibatch_size, learner.algorithm.keeps_trajectories)
         for done, part in enumerate(parts):
             learner.optimizer.progress = (iteration + (epoch + done / len(parts)) / stage.epochs) / stage.iterations
             metrics.append(learner.update(part))
@@ -199,23 +200,6 @@ def update(
     if "train/kl_k3_sampling_policy" in metrics[0]:
         numbers["train/mismatch_kl_k3_sampling_policy"] = metrics[0]["train/kl_k3_sampling_policy"]
     return numbers
-
-
-def minibatches(
-    samples: Sequence[TrainingSample], size: int, keeps_trajectories: bool = False
-) -> list[list[TrainingSample]]:
-    """Splits samples, in order, so that each part has about `size` environment steps: a conversation stays whole."""
-    whole = blocks(samples, keeps_trajectories)
-    lengths = np.array([sum(len(s.steps) for s in block) for block in whole])
-    count = max(1, round(int(lengths.sum()) / size))
-    part_of_step = np.concatenate(
-        [np.full(len(p), i) for i, p in enumerate(np.array_split(np.arange(lengths.sum()), count))]
-    )
-    middles = np.cumsum(lengths) - (lengths + 1) // 2
-    parts: dict[int, list[TrainingSample]] = {}
-    for block, middle in zip(whole, middles, strict=True):
-        parts.setdefault(int(part_of_step[middle]), []).extend(block)
-    return list(parts.values())
 
 
 def record(run: Run, stage: RLStage, iteration: int, played: Played, samples: Sequence[TrainingSample]) -> None:

@@ -3,6 +3,7 @@
 A record holds `stage`, `iteration`, `time_s` (Unix time) and numbers named `area/quantity_unit`.
 """
 
+import io
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from eyas.errors import ConfigError
+from eyas.evaluation.film_frame import HEIGHT, WIDTH
 from eyas.evaluation.records import Record, read_metric_lines, read_metrics
 from eyas.files import write_atomically
 
@@ -41,6 +43,11 @@ class MetricsWriter:
         self._file.flush()
         for tracker in self._trackers:
             _log_to(tracker, plain)
+
+    def film(self, stage: str, iteration: int, gif: bytes) -> None:
+        """Passes a film to the trackers."""
+        for tracker in self._trackers:
+            tracker.film(stage, iteration, gif)
 
     def close(self) -> None:
         self._file.close()
@@ -97,9 +104,11 @@ def _to_plain(value: Any) -> Any:
 
 
 class Tracker(Protocol):
-    """Gets every record that is written."""
+    """Gets every record that is written, and films of evaluations."""
 
     def log(self, record: Mapping[str, Any]) -> None: ...
+
+    def film(self, stage: str, iteration: int, gif: bytes) -> None: ...
 
     def close(self) -> None: ...
 
@@ -114,6 +123,14 @@ class _TensorBoardTracker:
     def log(self, record: Mapping[str, Any]) -> None:
         for name, value in _numbers(record).items():
             self._writer.add_scalar(name, value, global_step=record.get("iteration"))
+
+    def film(self, stage: str, iteration: int, gif: bytes) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        # `add_video` asks for moviepy to make the same of it: an image whose bytes are a GIF.
+        image = Summary.Image(height=HEIGHT, width=WIDTH, colorspace=3, encoded_image_string=gif)
+        summary = Summary(value=[Summary.Value(tag=f"{stage}/film", image=image)])
+        self._writer.file_writer.add_summary(summary, iteration)  # pyright: ignore[reportOptionalMemberAccess]
 
     def close(self) -> None:
         self._writer.close()
@@ -130,11 +147,18 @@ class _WandbTracker:
         self._stages: set[str] = set()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        stage = record.get("stage", "run")
+        self._log(record.get("stage", "run"), record.get("iteration"), _numbers(record))
+
+    def film(self, stage: str, iteration: int, gif: bytes) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._log(stage, iteration, {f"{stage}/film": wandb.Video(io.BytesIO(gif), format="gif")})
+
+    def _log(self, stage: str, iteration: int | None, values: Mapping[str, Any]) -> None:
         if stage not in self._stages:  # iterations start anew in each stage, and W&B's own step may only grow
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/iteration")
             self._stages.add(stage)
-        self._run.log(_numbers(record) | {f"{stage}/iteration": record.get("iteration")})
+        self._run.log({**values, f"{stage}/iteration": iteration})
 
     def close(self) -> None:
         self._run.finish()

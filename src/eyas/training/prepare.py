@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.batch import TrainingSample, parts
+from eyas.batch import TrainingSample
 from eyas.models.reading import batch_of
 from eyas.rollouts.samples import annotate, build_samples
+from eyas.splits import parts
 from eyas.training.learner import Learner
 from eyas.types import Trajectory
 
-MOST_SAMPLES = 64  # of one pass, where the stage names no micro_batch_size
+MOST_TOKENS = 2**14  # of one pass, where the stage names no micro_batch_tokens
 
 
 def prepare(
@@ -39,7 +40,7 @@ def learner_logprobs(learner: Learner, samples: Sequence[TrainingSample]) -> lis
     """Of each sample's elements, as an update sees them: float32 arrays."""
     policy = learner.policy
     result: dict[int, np.ndarray] = {}
-    for part in parts(samples, learner.micro_batch_size or MOST_SAMPLES):
+    for part in parts(samples, most_tokens=learner.micro_batch_tokens or MOST_TOKENS):
         batch = batch_of(policy.model, policy.images, [samples[i] for i in part], shares_prompts=True)
         logprobs = learner.forward(batch).logprobs.float().cpu().numpy()
         counts = [sum(step.num_elements for step in samples[i].steps) for i in part]

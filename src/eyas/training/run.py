@@ -148,6 +148,10 @@ class Run:
         record = {"stage": stage, "iteration": iteration, "policy_version": self.policy.version}
         self._metrics.write(record | dict(numbers))
 
+    def show_film(self, stage: str, iteration: int, gif: bytes) -> None:
+        assert self._metrics is not None, "the run is not open"
+        self._metrics.film(stage, iteration, gif)
+
     # ------------------------------------------------------------------------------------- checkpoints
 
     def save(self, name: str, parts: Mapping[str, Any] | None = None) -> Path:

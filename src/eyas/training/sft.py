@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from eyas.algorithms import Supervised
-from eyas.batch import Denominators, TrainingSample, micro_batches
+from eyas.batch import Denominators, TrainingSample
 from eyas.config import RLStage, SFTStage, is_folder
 from eyas.errors import DatasetError
 from eyas.evaluation.measures import mean_or_none, start_keys
@@ -17,6 +17,7 @@ from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_traject
 from eyas.rollouts.samples import supervised_samples
 from eyas.rollouts.task import Task
 from eyas.seeding import generator
+from eyas.splits import micro_batches
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.training.progress import StageProgress
@@ -24,6 +25,7 @@ from eyas.training.run import Run
 from eyas.types import Trajectory
 
 BUCKET_BATCHES = 16  # batches whose samples are sorted by length together
+VALIDATION_TOKENS = 2**14  # of a pass over held-out samples
 VALIDATION_STEPS = 128  # held-out steps that are completed greedily
 
 
@@ -62,7 +64,7 @@ def _fine_tune(run: Run, stage: SFTStage, trajectories: list[Trajectory]) -> Non
     if begin == 0 and stage.start_from is not None:
         run.policy.load_weights(run.checkpoint(stage.start_from))
     optimizer = Optimizer(run.policy.model, run.policy.critic, stage.optim, num_updates)
-    learner = Learner(run.policy, Supervised(), optimizer, micro_batch_size=stage.micro_batch_size)
+    learner = Learner(run.policy, Supervised(), optimizer, micro_batch_tokens=stage.micro_batch_tokens)
     if parts:
         optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
@@ -154,7 +156,7 @@ def validate(
     """Loss on all held-out steps; exact match and recognition of greedy completions on up to 128 of them."""
     denominators = Denominators.of(samples)
     loss = 0.0
-    for part in micro_batches(samples, 64):
+    for part in micro_batches(samples, VALIDATION_TOKENS):
         batch = batch_of(run.policy.model, run.images, part)
         loss += float(learner.algorithm.loss(batch, learner.forward(batch), denominators).total)
     steps = [(run.tasks[t.task].interface, s) for t in trajectories for s in t.steps if s.completion.text]

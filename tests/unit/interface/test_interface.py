@@ -10,6 +10,7 @@ from gymnasium import spaces
 import eyas.envs  # noqa: F401
 from eyas.errors import ConfigError, UnsupportedSpace
 from eyas.interface import Interface
+from eyas.interface.history import Conversation, LastObservations, NoHistory, Summary
 from eyas.rollouts.images import MemoryImageStore
 from eyas.types import Completion, ExpertMove, FailureReason, ImagePart, TaskDescription, TextPart
 from helpers import CountingEnv, picture
@@ -212,3 +213,21 @@ def test_numbers_of_an_observation_take_the_given_names():
     assert "x: 0.00, v: 0.00, a: 0.00, w: 0.00" in text
     with pytest.raises(ConfigError, match="name"):
         Interface.for_env(cart, observation_names=("x", "v"))
+
+
+@pytest.mark.parametrize("history", [NoHistory(), LastObservations(2), Summary(), Conversation()])
+def test_with_the_task_first_all_prompts_begin_with_the_same_words(history):
+    env = gym.make("eyas/NumberLine-v0", render_mode="rgb_array")
+    begun = []
+    for task_first in (True, False):
+        interface = Interface.for_env(env, history=history, task_first=task_first)
+        images = MemoryImageStore()
+        starts = []
+        for seed in (1, 2):
+            observation, info = env.reset(seed=seed)
+            starts.append(interface.render(observation, info, env.render(), images)[0].parts)
+        begun.append(starts)
+    (first, second), (plain, _) = begun
+    assert isinstance(first[0], TextPart) and first[0] == second[0] and isinstance(first[1], ImagePart)
+    assert isinstance(plain[0], ImagePart)
+    assert sorted(first[0].text.split()) == sorted(plain[1].text.split())
