@@ -141,6 +141,13 @@ def test_cached_a_conversation_reads_only_what_is_new(policy, monkeypatch):
     assert [c.token_ids.tolist() for _, c in again] == [c.token_ids.tolist() for c in completions]
 
 
+def test_imagememory_what_is_kept_of_a_conversation_grows_with_its_length_only(policy):
+    sampler = fresh(policy)
+    conversation(policy, sampler, 8)
+    assert len(sampler.prefixes._entries) == 3  # one a conversation, not one a step
+    assert sampler.prefixes._nbytes == sum(read.nbytes for read in sampler.prefixes._entries.values())
+
+
 def test_stalecache_prefixes_do_not_outlive_the_weights():
     policy = nano_policy(seed=1)
     policy.sampler._fused_weights()

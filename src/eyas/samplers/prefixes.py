@@ -35,15 +35,19 @@ class PrefixStore:
         self.put(ids, (), read)
         self._texts.append(ids)
 
-    def find(self, prompt: EncodedPrompt) -> tuple[KeyValues, int] | None:
-        """The longest known beginning of a prompt, never all of it, and how many of its pictures lie in it."""
-        count = len(prompt.image_hashes)
-        candidates = [(len(prompt.ids) - 1, count)]
+    def find(self, prompt: EncodedPrompt, goes_on: bool = False) -> tuple[KeyValues, int] | None:
+        """The longest known beginning of a prompt, never all of it, and how many of its pictures lie in it.
+
+        With `goes_on` a conversation is handed over: what will be kept of it next holds this beginning too.
+        """
+        if found := self._get(prompt.ids[:-1], prompt.image_hashes):
+            return found, len(prompt.image_hashes)
         if prompt.resumes_at > 1:  # the last token of a completion was never read
-            candidates.append((prompt.resumes_at - 1, prompt.images_before))
-        for length, images in candidates:
-            if found := self._get(prompt.ids[:length], prompt.image_hashes[:images]):
-                return found, images
+            conversation = prompt.ids[: prompt.resumes_at - 1], prompt.image_hashes[: prompt.images_before]
+            if found := self._get(*conversation):
+                if goes_on:
+                    self._drop(*conversation)
+                return found, prompt.images_before
         for ids in sorted(self._texts, key=len, reverse=True):
             is_beginning = len(ids) < len(prompt.ids) and np.array_equal(prompt.ids[: len(ids)], ids)
             if is_beginning and (found := self._get(ids, ())):
@@ -55,6 +59,9 @@ class PrefixStore:
         if key in self._entries:
             self._entries.move_to_end(key)
         return self._entries.get(key)
+
+    def _drop(self, ids: np.ndarray, image_hashes: tuple[str, ...]) -> None:
+        self._nbytes -= self._entries.pop((ids.tobytes(), image_hashes)).nbytes
 
     def clear(self) -> None:
         self._entries, self._texts, self._nbytes = OrderedDict(), [], 0

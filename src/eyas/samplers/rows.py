@@ -61,7 +61,7 @@ class SlotRows:
 
     def _read(self, unique: Sequence[EncodedPrompt], rows: Tensor, slots: Sequence[int], num_slots: int) -> None:
         """Reads different prompts; `rows` says which of them each slot takes."""
-        found = [self.prefixes.find(p) if self.prefixes is not None else None for p in unique]
+        found = [self.prefixes.find(p, goes_on=True) if self.prefixes is not None else None for p in unique]
         readings = []
         for prompt, known in zip(unique, found, strict=True):
             past, num_images = known if known else (None, 0)
