@@ -44,6 +44,20 @@ export async function ask<T>(path: string, query: Query = {}, signal?: AbortSign
   return body as T;
 }
 
+/** Acts on a play. The header tells the server that its own page asks: another site's page cannot send it. */
+export async function post<T>(path: string, body: unknown = {}): Promise<T> {
+  const headers = { "Content-Type": "application/json", "X-Eyas-Play": "1" };
+  let response: Response;
+  try {
+    response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  } catch {
+    throw new Error("The server does not answer. Is `eyas play` still running?");
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error ?? `The server answered ${response.status} to ${path}`);
+  return answer as T;
+}
+
 function fromExport<T>(data: Record<string, unknown>, path: string, query: Query): T {
   if (path === "/api/episodes") {
     const all = data[address(path, { run: query.run })] as EpisodePage | undefined;
@@ -71,8 +85,11 @@ function exportedDifference(data: Record<string, unknown>, runs: string[]): { ro
   return { rows: rows.filter((row) => JSON.stringify(row.values[0]) !== JSON.stringify(row.values[1])) };
 }
 
+export const PLAYED = "\0play"; // stands for a run where pictures are those of the play
+
 /** Where a picture is: the export holds it whole, the server also as a thumbnail. */
 export function imageAddress(run: string, hash: string, size?: number): string | undefined {
+  if (run === PLAYED) return address("/api/play/image", { hash });
   const key = address("/api/image", { run, hash });
   if (window.__EYAS_EXPORT__) return window.__EYAS_EXPORT__[key] as string | undefined;
   return size ? address("/api/image", { run, hash, size }) : key;

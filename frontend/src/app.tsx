@@ -11,6 +11,7 @@ import { Config } from "./views/config";
 import { Curves } from "./views/curves";
 import { EpisodeView } from "./views/episode";
 import { Episodes } from "./views/episodes";
+import { PlayView } from "./views/play";
 import { EvaluationView } from "./views/evaluation";
 import { Runs } from "./views/runs";
 import { Thoughts } from "./views/thoughts";
@@ -32,6 +33,8 @@ const THEMES: Record<Choice, { next: Choice; sign: string; words: string }> = {
 export function App() {
   const route = useRoute();
   const { data, error } = useAnswer<RunList>("/api/runs", {}, true);
+  const offer = useAnswer<{ is_offered: boolean }>(isExport() ? null : "/api/play");
+  const isPlay = route.view === "play";
   const [hasHelp, setHelp] = useState(false);
   const [theme, setTheme] = useState(choice());
   const nextTheme = () => {
@@ -39,11 +42,16 @@ export function App() {
     choose(next);
     setTheme(next);
   };
-  const keys: Record<string, () => void> = { "?": () => setHelp(!hasHelp), d: nextTheme, "/": focusSearch };
-  VIEWS.forEach(([view], index) => (keys[String(index + 1)] = () => (location.hash = link(view, runsOf(route)))));
+  const keys: Record<string, () => void> = { "?": () => setHelp(!hasHelp) };
+  if (!isPlay) {
+    // A play has these keys for itself.
+    Object.assign(keys, { d: nextTheme, "/": focusSearch });
+    VIEWS.forEach(([view], index) => (keys[String(index + 1)] = () => (location.hash = link(view, runsOf(route)))));
+    if (offer.data?.is_offered) keys["7"] = () => (location.hash = link("play"));
+  }
   useKeys(keys);
   useEffect(() => {
-    const name = VIEWS.find(([view]) => view === route.view)?.[1] ?? "Episode";
+    const name = isPlay ? "Play" : (VIEWS.find(([view]) => view === route.view)?.[1] ?? "Episode");
     document.title = `${name} · Eyas`;
   }, [route.view]);
   return (
@@ -61,6 +69,11 @@ export function App() {
               {name}
             </a>
           ))}
+          {offer.data?.is_offered && (
+            <a href={link("play")} aria-current={isPlay ? "page" : undefined}>
+              Play
+            </a>
+          )}
         </nav>
         <span class="end">
           {isExport() && <span class="badge">exported file</span>}
@@ -75,8 +88,9 @@ export function App() {
       <main id="main" tabIndex={-1}>
         {window.__EYAS_EXPORT__?.note && <Notes notes={[window.__EYAS_EXPORT__.note]} />}
         {error && <Failure error={error} />}
-        {data && <View route={route} list={data} />}
-        {!data && !error && <p class="quiet">Reading the runs…</p>}
+        {isPlay && <PlayView />}
+        {data && !isPlay && <View route={route} list={data} />}
+        {!data && !error && !isPlay && <p class="quiet">Reading the runs…</p>}
       </main>
       {hasHelp && <Help close={() => setHelp(false)} />}
     </>

@@ -8,7 +8,7 @@ export const HELP: [string, [string, string][]][] = [
   [
     "Everywhere",
     [
-      ["1 – 6", "runs, curves, configuration, episodes, thoughts, evaluation"],
+      ["1 – 6", "runs, curves, configuration, episodes, thoughts, evaluation (7: play)"],
       ["/", "go to the search field"],
       ["d", "light, dark, as the system"],
       ["?", "these keys"],
@@ -32,7 +32,18 @@ export const HELP: [string, [string, string][]][] = [
       ["Home End", "first step, last step"],
       ["Space", "play and pause"],
       ["[ ]", "episode before, next episode of the list"],
-      ["l", "colour tokens by log-probability"],
+      ["l", "the next colouring of the tokens"],
+    ],
+  ],
+  [
+    "Play",
+    [
+      ["1 – 9", "the action with this key on it"],
+      ["← ↑ → ↓", "actions that name a direction"],
+      ["Space", "the model plays by itself, and pauses"],
+      ["s", "the model plays one step"],
+      ["a", "ask the model again"],
+      ["n r", "next episode, this one again"],
     ],
   ],
 ];

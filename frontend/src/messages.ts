@@ -17,7 +17,11 @@ export function frame(prompt: Message[]): string | null {
 /** How unlikely a token was, in seven classes: 0 is nearly certain, 6 is below one in a hundred thousand. */
 export function surprise(logprob: number | null): number {
   if (logprob === null) return 0;
-  const edges = [-0.1, -0.5, -1.2, -2.3, -4.6, -11.5];
-  const found = edges.findIndex((edge) => logprob > edge);
+  return between(-logprob, [0.1, 0.5, 1.2, 2.3, 4.6, 11.5]);
+}
+
+/** How many of the rising edges a size has reached. */
+export function between(size: number, edges: number[]): number {
+  const found = edges.findIndex((edge) => size < edge);
   return found < 0 ? edges.length : found;
 }

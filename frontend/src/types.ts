@@ -86,8 +86,11 @@ export interface Message {
 
 export interface Token {
   text: string;
-  logprob: number | null;
+  logprob: number | null; // when it was sampled
   is_thought: boolean;
+  learner_logprob?: number | null; // at the learner's first pass over it
+  ratio?: number | null; // of its probability at the last pass to that when it was sampled
+  advantage?: number | null;
 }
 
 export interface Step {
@@ -116,6 +119,34 @@ export interface Episode {
   episode: EpisodeRow;
   steps: Step[];
   final_messages: Message[] | null;
+}
+
+export interface Film {
+  name: string;
+  stage: string | null;
+  iteration: number | null;
+  bytes: number;
+  type: string;
+}
+
+/** Where a play stands. */
+export interface Play {
+  env: string;
+  checkpoint: string | null;
+  output: string;
+  kept: { episodes: number; steps: number };
+  episode: number;
+  seed: number | null; // null: no episode runs, its environment failed
+  step: number;
+  return: number;
+  prompt: Message[];
+  actions: string[] | null; // the legal ones, where they can be listed
+  has_words: boolean; // an action may be typed
+  described: string;
+  suggestion: Step | null; // what the model would do now
+  played: { step: number; name: string | null; by: string; reward: number }[];
+  end: { reason: string; success: boolean | null; progress: number | null } | null;
+  problem?: string | null;
 }
 
 export interface ThoughtExample {

@@ -1,7 +1,7 @@
 """A viewer over generated runs, and a headless Chromium that looks at it.
 
-The tests need `pip install playwright`, the program chromium, and `npm ci` in frontend/ (for axe-core). Where Playwright
-is not installed they are not collected, except where EYAS_BROWSER=1 says that they have to run.
+The tests need `pip install playwright axe-playwright-python` and the program chromium, no Node: they test the committed bundle.
+Where Playwright is not installed they are not collected, except where EYAS_BROWSER=1 says that they have to run.
 """
 
 import importlib.util
@@ -9,9 +9,13 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[2]
-AXE = ROOT / "frontend/node_modules/axe-core/axe.min.js"
 HAS_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 collect_ignore_glob = [] if HAS_PLAYWRIGHT or os.environ.get("EYAS_BROWSER") == "1" else ["test_*.py"]
 
+START_MS = 120_000  # a process that loads torch, on a busy machine
 OpenPage = Callable[..., "Page"]
 
 
@@ -84,6 +88,56 @@ def ask(site: str, path: str) -> Any:
     """What the server answers, without a browser."""
     with urllib.request.urlopen(site + path) as response:
         return json.load(response)
+
+
+@dataclass
+class Played:
+    """`eyas play` as a program of its own."""
+
+    address: str  # of the page, without the view
+    folder: Path  # that gets the demonstrations
+    process: "subprocess.Popen[str]"
+
+    def player(self) -> int:
+        """The id of the process that owns environment and model."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next(int(c) for c in children if b"play_process" in Path(f"/proc/{c}/cmdline").read_bytes())
+
+
+@contextmanager
+def playing(folder: Path, *arguments: str) -> Iterator[Played]:
+    command = [sys.executable, "-m", "eyas", "play", *arguments, "--port", "0", "--no-browser", "--output", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.endswith("#/play"), "eyas play did not start"
+        yield Played(address.removesuffix("#/play"), folder, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def play_pendulum(tmp_path: Path) -> Iterator[Played]:
+    """A person plays Pendulum alone, for this test only."""
+    with playing(tmp_path / "played", "Pendulum-v1") as played:
+        yield played
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """A person plays NumberLine alone."""
+    with playing(tmp_path_factory.mktemp("play") / "alone", "eyas/NumberLine-v0") as played:
+        yield played
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """A person and a model with random weights play NumberLine."""
+    folder = tmp_path_factory.mktemp("play") / "together"
+    with playing(folder, "eyas/NumberLine-v0", "--checkpoint", "nano-random") as played:
+        yield played
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from .conftest import OpenPage, ask
@@ -34,9 +35,9 @@ def test_a_band_is_the_mean_of_its_seeds(open_page: OpenPage, site: str) -> None
     page = open_page("#/curves?run=maze-0&run=maze-1&run=maze-2")
     name = "rollout/return_mean"
     last = [ask(site, f"api/metrics?run=maze-{seed}")["records"][-1][name] for seed in range(3)]
-    label = page.locator(f".chart:has(figcaption:text-is('{name}')) [role=img]").get_attribute("aria-label")
-    assert label is not None
-    assert float(label.split()[-1].replace("−", "-")) == float(f"{sum(last) / 3:.4g}")
+    chart = page.locator(f".chart:has(figcaption:text-is('{name}')) [role=img]")
+    mean = f"{sum(last) / 3:.4g}".replace("-", "−")
+    expect(chart).to_have_attribute("aria-label", re.compile(rf" {re.escape(mean)}$"))  # once all seeds are read
 
 
 def test_axis_smoothing_and_scale_stand_in_the_address_and_survive_a_reload(open_page: OpenPage) -> None:
@@ -282,3 +283,52 @@ def test_an_exported_file_shows_its_episodes_without_a_server(open_page: OpenPag
         page.keyboard.press(key)
         page.locator(sign).first.wait_for()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_tokens_are_coloured_by_what_was_recorded_of_them(open_page: OpenPage, scored: dict[str, Any]) -> None:
+    page = open_page()
+    numbers = {"learner_logprob": 0.0, "ratio": 1.3, "advantage": -3.0}
+    has_numbers = {"all": False}
+
+    def inject(route: Route) -> None:
+        answer = route.fetch().json()
+        for token in (token for step in answer["steps"] for token in step["tokens"]):
+            for name, value in numbers.items():
+                token[name] = value if has_numbers["all"] else None
+        route.fulfill(json=answer)
+
+    page.route(re.compile("/api/episode\\?"), inject)
+    address = page.url.split("#")[0] + f"#/episode?run=maze-0&key={scored['episode']['key']}"
+    page.goto(address)
+    choice = page.get_by_label("colour by")
+    disabled = choice.locator("option:disabled")
+    expect(disabled).to_have_text(["sampler–learner gap", "advantage", "ratio"])
+    has_numbers["all"] = True
+    page.reload()
+    expect(disabled).to_have_count(0)
+    for name, shade in (("ratio", "above-3"), ("advantage", "below-4"), ("gap", "above")):
+        choice.select_option(name)
+        expect(page.locator(".said .written .token").first).to_have_class(re.compile(f"token {shade}"))
+        assert f"colour={name}" in page.url
+    page.reload()
+    expect(choice).to_have_value("gap")
+    page.locator("main").focus()
+    page.keyboard.press("l")
+    expect(choice).to_have_value("advantage")
+
+
+def test_the_films_of_a_run_are_listed_and_shown(open_page: OpenPage, runs: Path) -> None:
+    page = open_page("#/evaluation?run=maze-1")
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_role("heading", name="Films")).to_have_count(0)
+    films = runs / "maze-1" / "films"
+    films.mkdir()
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green")]
+    for name in ("early.gif", "late.webp"):
+        frames[0].save(films / name, save_all=True, append_images=frames[1:])
+    page.reload()
+    film = page.locator(".films img")
+    for name in ("late.webp", "early.gif"):
+        field(page, "Film").select_option(name)
+        expect(film).to_have_attribute("alt", re.compile(re.escape(name)))
+        expect(film).to_have_js_property("naturalWidth", 40)

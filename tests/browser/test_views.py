@@ -1,5 +1,6 @@
 """Each view in both themes and two widths: what it shows, that it fits, and that axe-core finds nothing to say."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import AXE, OpenPage, ask
+from .conftest import OpenPage, Played, ask
 
 CONVERSATION = "#/episode?run=maze-0&key=eval-rl-greedy_000000:0&step=5"
 # A view, and what stands on it once its data is there.
@@ -26,8 +27,9 @@ VIEWS = {
 
 def violations(page: Page) -> list[dict[str, Any]]:
     """What axe-core finds against WCAG 2.2 AA and its best practices."""
-    assert AXE.is_file(), "axe-core is missing: type `npm ci` in frontend/"
-    page.evaluate(AXE.read_text())
+    axe = importlib.util.find_spec("axe_playwright_python")
+    assert axe is not None and axe.origin is not None, "axe-core is missing: type `pip install axe-playwright-python`"
+    page.evaluate((Path(axe.origin).parent / "axe.min.js").read_text())
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = page.evaluate("tags => axe.run(document, {runOnly: tags})", tags)
     return [
@@ -57,6 +59,22 @@ def test_a_view_shows_its_data_fits_its_window_and_passes_axe(
     assert not violations(page), json.dumps(violations(page), indent=1)
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 27)"}[theme]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_play_shows_what_the_model_sees_and_says_and_passes_axe(
+    theme: str, open_page: OpenPage, together: Played, tmp_path: Path
+) -> None:
+    page = open_page("#/play", theme=theme, base=together.address)
+    page.locator(".said .ramp").wait_for()
+    page.get_by_role("button", name="-", exact=True).click()
+    page.locator(".played li").first.wait_for()
+    page.locator(".said .ramp").wait_for()
+    for width in (1280, 800, 480):
+        page.set_viewport_size({"width": width, "height": 860})
+        shoot(page, f"play-{width}-{theme}", tmp_path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not violations(page), json.dumps(violations(page), indent=1)
 
 
 def test_the_keys_dialog_passes_axe_opens_by_question_mark_and_closes_by_escape(open_page: OpenPage) -> None:
@@ -96,6 +114,6 @@ def test_the_episode_shows_thought_action_probabilities_reward_value_and_advanta
     ledger = page.locator(".ledger").first.inner_text().replace("−", "-").replace("+", "")
     assert set(step["reward"]["terms"]) <= set(ledger.replace("\t", "\n").split("\n"))
     assert f"{step['advantage']:.4g}" in ledger
-    page.get_by_role("checkbox", name="colour by log-probability").uncheck()
+    page.get_by_label("colour by").select_option("none")
     expect(page.locator(".said .token")).to_have_count(0)
     assert step["thought"] in page.locator(".said").inner_text()

@@ -16,7 +16,7 @@ export function Outcome({ step }: { step: Step }) {
   );
 }
 
-function Actions({ step }: { step: Step }) {
+export function Actions({ step }: { step: Step }) {
   const scored = step.action_probabilities;
   if (!scored && !step.legal_actions) return null;
   return (

@@ -2,11 +2,18 @@
 
 import { words } from "../format";
 import type { Step, Token } from "../types";
-import { TokenLegend, Tokens } from "./tokens";
+import { hasNumbers, SCALES, TokenLegend, Tokens, type Colouring } from "./tokens";
 
-export function Said({ step, hasColours, setColours }: { step: Step; hasColours: boolean; setColours: (has: boolean) => void }) {
+interface Props {
+  step: Step;
+  colouring: Colouring;
+  setColouring?: (colouring: Colouring) => void;
+  isPlayed?: boolean; // false: it is what the model would do
+}
+
+export function Said({ step, colouring: wanted, setColouring, isPlayed = true }: Props) {
   const tokens = step.tokens ?? [];
-  const isColoured = hasColours && tokens.length > 0;
+  const colouring = tokens.length > 0 && hasNumbers(tokens, wanted) ? wanted : "none";
   // Without a thought, what stands before the action is the format's own words: it belongs to the action's text.
   const hasThought = Boolean(step.thought?.trim());
   const written = hasThought ? tokens.filter((token) => token.is_thought) : [];
@@ -14,28 +21,36 @@ export function Said({ step, hasColours, setColours }: { step: Step; hasColours:
   return (
     <section class="card said" aria-labelledby="said-title">
       <h2>
-        <span id="said-title">Completion</span>
-        {tokens.length > 0 && (
-          <label class="check end">
-            <input type="checkbox" checked={hasColours} onChange={() => setColours(!hasColours)} /> colour by log-probability
+        <span id="said-title">{isPlayed ? "Completion" : "What the model would do"}</span>
+        {tokens.length > 0 && setColouring && (
+          <label class="colouring end">
+            colour by{" "}
+            <select value={colouring} onChange={(event) => setColouring(event.currentTarget.value as Colouring)}>
+              <option value="none">nothing</option>
+              {Object.entries(SCALES).map(([value, scale]) => (
+                <option key={value} value={value} disabled={!hasNumbers(tokens, value as Colouring)}>
+                  {scale.name}
+                </option>
+              ))}
+            </select>
           </label>
         )}
       </h2>
       <h3>Thought</h3>
-      <Text isColoured={isColoured} tokens={written} text={step.thought} empty="no thought" isThought />
+      <Text colouring={colouring} tokens={written} text={step.thought} empty="no thought" isThought />
       <h3>Action</h3>
-      <Text isColoured={isColoured} tokens={rest} text={actionText(step)} empty="nothing written" />
-      {isColoured && <TokenLegend />}
-      <Parse step={step} />
+      <Text colouring={colouring} tokens={rest} text={actionText(step)} empty="nothing written" />
+      {colouring !== "none" && <TokenLegend colouring={colouring} />}
+      <Parse step={step} isPlayed={isPlayed} />
     </section>
   );
 }
 
-function Text({ isColoured, tokens, text, empty, isThought }: { isColoured: boolean; tokens: Token[]; text: string | null; empty: string; isThought?: boolean }) {
-  if (isColoured && tokens.length) {
+function Text({ colouring, tokens, text, empty, isThought }: { colouring: Colouring; tokens: Token[]; text: string | null; empty: string; isThought?: boolean }) {
+  if (colouring !== "none" && tokens.length) {
     return (
       <pre class="written">
-        <Tokens tokens={tokens} />
+        <Tokens tokens={tokens} colouring={colouring} />
       </pre>
     );
   }
@@ -48,7 +63,7 @@ function actionText(step: Step): string {
   return start < 0 ? step.completion_text : step.completion_text.slice(start + step.thought!.length);
 }
 
-function Parse({ step }: { step: Step }) {
+function Parse({ step, isPlayed }: { step: Step; isPlayed: boolean }) {
   const isOther = step.executed_name !== step.action_name || step.executed_by !== "policy";
   return (
     <dl class="facts parse">
@@ -62,12 +77,14 @@ function Parse({ step }: { step: Step }) {
           <dd>{step.parse.detail}</dd>
         </div>
       )}
-      <div>
-        <dt>Executed</dt>
-        <dd class={isOther ? "warn" : ""}>
-          {step.executed_name ?? "nothing"} {isOther && `by ${step.executed_by}`}
-        </dd>
-      </div>
+      {isPlayed && (
+        <div>
+          <dt>Executed</dt>
+          <dd class={isOther ? "warn" : ""}>
+            {step.executed_name ?? "nothing"} {isOther && `by ${step.executed_by}`}
+          </dd>
+        </div>
+      )}
       <div>
         <dt>Ended by</dt>
         <dd>{words(step.finish_reason ?? "–")}</dd>

@@ -2,12 +2,12 @@
 
 import { useState } from "preact/hooks";
 import { frame } from "../messages";
-import type { Message, Step } from "../types";
+import type { Message } from "../types";
 import { Picture } from "./common";
 
 const SMALL_PX = 160; // pictures up to this width are enlarged pixel by pixel, larger ones smoothly
 
-export function Saw({ run, prompt, step }: { run: string; prompt: Message[]; step: Step }) {
+export function Saw({ run, prompt, step }: { run: string; prompt: Message[]; step: { step: number; prefix_messages: number } }) {
   const shown = frame(prompt);
   const [isSmall, setSmall] = useState(false);
   const pictures = prompt.flatMap((message) => message.parts).filter((part) => part.image !== undefined).length;

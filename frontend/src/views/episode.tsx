@@ -11,6 +11,7 @@ import { Outcome } from "../parts/outcome";
 import { Said } from "../parts/said";
 import { Saw } from "../parts/saw";
 import { Strip, type Quantity } from "../parts/strip";
+import { colouringOf, nextColouring, type Colouring } from "../parts/tokens";
 import { changed, current, link, update, type Route } from "../route";
 import type { Episode, EpisodePage, EpisodeRow, Message, Run, Step } from "../types";
 import { filters } from "./episodes";
@@ -41,7 +42,8 @@ function Loaded({ route, run, data }: { route: Route; run: Run; data: Episode })
   };
   const film = useFilm(index, steps.length, go);
   const neighbours = useNeighbours(route, run.id, episode.key);
-  const [hasColours, setColours] = useState(true);
+  const colouring = colouringOf(route.query.get("colour"));
+  const setColouring = (to: Colouring) => update({ colour: to === "logprob" ? null : to });
   const [quantity, setQuantity] = useState<Quantity>("reward");
   const whole = useMemo(() => prompts(steps), [steps]);
   usePreload(run.id, whole, index);
@@ -53,7 +55,7 @@ function Loaded({ route, run, data }: { route: Route; run: Run; data: Episode })
     " ": film.toggle,
     "[": () => neighbours.before && (location.hash = neighbours.before),
     "]": () => neighbours.after && (location.hash = neighbours.after),
-    l: () => setColours(!hasColours),
+    l: () => setColouring(nextColouring(steps[index]?.tokens ?? [], colouring)),
   });
   const step = steps[index];
   return (
@@ -82,7 +84,7 @@ function Loaded({ route, run, data }: { route: Route; run: Run; data: Episode })
           <div class="step">
             <Saw run={run.id} prompt={whole[index]!} step={step} />
             <div class="column">
-              <Said step={step} hasColours={hasColours} setColours={setColours} />
+              <Said step={step} colouring={colouring} setColouring={setColouring} />
               <Outcome step={step} />
             </div>
           </div>

@@ -4,6 +4,7 @@ import type { ViewProps } from "../app";
 import { useAnswer } from "../api";
 import { count, fixed, number, percent, percentInterval, words } from "../format";
 import { Failure, Notes, RunTitle } from "../parts/common";
+import { Films } from "../parts/films";
 import type { EvalRow, Evaluation, Interval } from "../types";
 
 export function EvaluationView({ route, run, all }: ViewProps) {
@@ -17,6 +18,7 @@ export function EvaluationView({ route, run, all }: ViewProps) {
       {data?.evaluations.map((evaluation) => (
         <Ladder key={`${evaluation.name} ${evaluation.split ?? ""}`} evaluation={evaluation} />
       ))}
+      <Films run={run.id} isLive={run.state === "running"} />
     </>
   );
 }

@@ -47,7 +47,7 @@ def view(
         if export is not None:
             _export(answers, export, select)
         else:
-            _serve(answers, host, port, token, not no_browser)
+            serve(answers, host, port, token, not no_browser)
     finally:
         answers.close()
 
@@ -60,7 +60,8 @@ def _export(answers: Any, path: Path, select: str) -> None:
     print(path)
 
 
-def _serve(answers: Any, host: str, port: int, has_token: bool, opens_browser: bool) -> None:
+def serve(answers: Any, host: str, port: int, has_token: bool, opens_browser: bool, play: Any = None) -> None:
+    """Serves until a signal ends it; the page opens on the `play` where there is one."""
     import uvicorn
 
     from eyas.viewer.guard import LOOPBACK, new_token
@@ -73,12 +74,13 @@ def _serve(answers: Any, host: str, port: int, has_token: bool, opens_browser: b
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    address += "#/play" if play else ""
     print(address, flush=True)
     print("serving until Ctrl-C", file=sys.stderr)
     threading.Thread(target=answers.warm, name="eyas-view-warm", daemon=True).start()
     if opens_browser:
         threading.Timer(0.5, webbrowser.open, [address]).start()
-    app = create_app(answers, LOOPBACK if is_local else (), token)
+    app = create_app(answers, LOOPBACK if is_local else (), token, play)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
     )

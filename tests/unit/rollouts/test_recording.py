@@ -94,6 +94,8 @@ def _conversation(store: MemoryImageStore, num_steps: int = 4, seed: int = 0) ->
             messages, completion, parse, np.int64(index), ExecutedBy.POLICY, reward, {"place": "4"}, (0, 2), "right"
         )
         step.value, step.advantage = (0.1 + index, float("nan")) if index else (None, None)
+        if index:
+            step.learner_logprobs, step.updated_logprobs, step.token_advantages = rng.normal(size=(3, 2)).astype("f4")
         steps.append(step)
         reply = Message("assistant", (TextPart(completion.text),), completion)
         messages = (*messages, reply, _user(store, 100 * seed + index + 1))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eyas.errors import DatasetError
-from eyas.rollouts.samples import build_samples, supervised_samples
-from eyas.types import Completion, Message, RewardBreakdown, StopReason, TextPart
+from eyas.rollouts.samples import anchor_of, build_samples, supervised_samples
+from eyas.types import Completion, ImagePart, Message, RewardBreakdown, StopReason, TextPart
 from helpers import json_format, nano_policy, prompt, step, trajectory
 
 FORM = json_format("left", "right")
@@ -85,3 +85,37 @@ def test_demonstrations_end_where_the_context_does(policy, monkeypatch, caplog):
     monkeypatch.setattr(type(policy.model), "context", context - 1)
     (cut,) = supervised_samples(trajectory(steps), policy.model, policy.images)
     assert cut.steps == whole.steps[:3]
+
+
+# ----------------------------------------------------------------------------------------------- what algorithms compare
+
+
+def test_each_step_knows_its_share_of_its_trajectory_and_its_group(policy):
+    short = written(policy, '{"action": "left"}')
+    episodes = [trajectory([written(policy, TEXT), short], group=3), trajectory([short])]
+    first, second, alone = build_samples(episodes, policy.model, policy.images)
+    counts = [s.steps[0].num_elements for s in (first, second)]
+    assert [s.steps[0].share for s in (first, second)] == [c / sum(counts) for c in counts]
+    assert alone.steps[0].share == 1
+    assert [s.group for s in (first, second, alone)] == [3, 3, None]
+
+
+A, B = ImagePart("a"), ImagePart("b")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "is_same"),
+    [
+        ((A, TextPart("so far: up")), (A, TextPart("so far: down")), True),  # the picture says where one is
+        ((A, TextPart("go")), (B, TextPart("go")), False),
+        ((TextPart("at 1"),), (TextPart("at 1"),), True),
+        ((TextPart("at 1"),), (TextPart("at 2"),), False),
+        ((A, TextPart("then up"), B, TextPart("go")), (B, TextPart("go")), True),  # older observations do not count
+        ((A, B, TextPart("go")), (B, TextPart("go")), False),  # every picture of this one does
+        ((TextPart("go"), A), (A,), True),
+    ],
+)
+def test_gigpo_anchors_are_equal_where_the_current_observation_is(policy, left, right, is_same):
+    earlier = Message("user", (TextPart("earlier"), B))
+    found = [anchor_of((*before, Message("user", parts))) for before, parts in (((earlier,), left), ((), right))]
+    assert (found[0] == found[1]) is is_same
