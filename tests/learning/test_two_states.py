@@ -13,7 +13,8 @@ import torch
 from eyas.algorithms import LearnerOutput, PolicyGradient
 from eyas.algorithms.options import GROUPED
 from eyas.algorithms.registry import PAPERS
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 
 EPISODES, GROUP, ITERATIONS, EPOCHS = 32, 4, 40, 2
 BEST = (0, 1)

@@ -18,7 +18,8 @@ from eyas.algorithms.losses import (
     kl_k2,
 )
 from eyas.algorithms.registry import PAPERS
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 
 log = math.log
 

@@ -11,7 +11,8 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 from eyas.algorithms import LearnerOutput, PolicyGradient
 from eyas.algorithms.registry import PAPERS
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 
 LENGTHS = [[3, 2], [1], [4, 1, 2], [6]]  # completion tokens of each step of four trajectories
 GAP = 2  # observation tokens before each completion

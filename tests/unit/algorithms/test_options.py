@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from eyas.algorithms import ALGORITHMS, LearnerOutput, PolicyGradient
 from eyas.algorithms.options import AlgorithmOptions
 from eyas.algorithms.registry import PAPERS
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 from eyas.config import RLStage, RunConfig
 from eyas.errors import ConfigError
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
-from eyas.batch import Denominators, SampleStep, TrainingSample, collate
+from eyas.batch import Denominators, SampleStep, TrainingSample
+from eyas.collate import collate
 from eyas.config import PPOConfig
 
 LOG2 = math.log(2)

@@ -24,7 +24,7 @@ def played(policy, **options):
 
 def learner_of(policy, name, lr=1e-2, **options):
     optimizer = Optimizer(policy.model, policy.critic, OptimConfig(lr=lr), 10)
-    return Learner(policy, PolicyGradient(PAPERS[name](**options)), optimizer, micro_batch_size=3)
+    return Learner(policy, PolicyGradient(PAPERS[name](**options)), optimizer, micro_batch_tokens=300)
 
 
 @pytest.mark.parametrize("action_mode", ["text", "score"])
