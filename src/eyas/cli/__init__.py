@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 
 from eyas import __version__
-from eyas.cli import bench, collect, demo, env, evaluate, film, model, play, train, view
+from eyas.cli import bench, collect, demo, env, evaluate, film, model, play, reproduce, train, view
 from eyas.errors import EyasError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.command("play")(play.play)
 app.command("film")(film.film)
+app.command("reproduce")(reproduce.reproduce)
 app.command("view")(view.view)
 app.command("bench")(bench.bench)
 app.add_typer(env.app, name="env")

@@ -27,10 +27,14 @@ WEIGHTS, CARD = (ROOT / "src/eyas/models/assets" / name for name in ("nano.safet
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The scripts that made the weights: (pretrain_nano, nano_tasks)."""
+    """The scripts that made the weights: (pretrain_nano, nano_forms, nano_scenes)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts"))
-        yield importlib.import_module("pretrain_nano"), importlib.import_module("nano_tasks")
+        yield (
+            importlib.import_module("pretrain_nano"),
+            importlib.import_module("nano_forms"),
+            importlib.import_module("nano_scenes"),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +82,9 @@ def test_the_normalisation_can_be_chosen():
 
 
 def test_the_recipe_encodes_as_the_model_does(agent, recipe):
-    pretraining, tasks = recipe
+    pretraining, forms, _ = recipe
     encode = pretraining.Encoder(agent.policy.model)
-    item = next(i for i in (tasks.make_item(generator("encoding", n)) for n in range(50)) if i.picture is not None)
+    item = next(i for i in (forms.make_item(generator("encoding", n)) for n in range(50)) if i.picture is not None)
     images = MemoryImageStore()
     shown = pretraining.first_prompt(item, images)
     prompt = agent.policy.model.encode(shown, images).ids
@@ -90,9 +94,9 @@ def test_the_recipe_encodes_as_the_model_does(agent, recipe):
 
 
 def test_no_task_that_transfer_is_measured_on_was_trained(recipe):
-    _, tasks = recipe
+    _, forms, _ = recipe
     rng = generator("what is asked")
-    asked = [text for _ in range(500) for turn in tasks.make_item(rng).turns for text in turn]
+    asked = [text for _ in range(500) for turn in forms.make_item(rng).turns for text in turn]
     for description in (NUMBER_LINE, BLACKJACK, FROZEN_LAKE):
         assert not any(description.text in text for text in asked)
     for key in ("current number", "target number", "current formula", '"cards"'):
@@ -103,8 +107,8 @@ def test_no_task_that_transfer_is_measured_on_was_trained(recipe):
     ("scene", "least"), [("one_number", 0.0), ("two_numbers", 0.0), ("playing_cards", 0.0), ("told_words", 0.0)]
 )
 def test_it_answers_what_it_has_not_seen(agent, recipe, scene, least):
-    pretraining, tasks = recipe
+    pretraining, forms, scenes = recipe
     rng, images = generator("nano unit test", scene), MemoryImageStore()
-    items = [tasks.in_form(rng, getattr(tasks, scene)(rng)) for _ in range(60)]
+    items = [forms.in_form(rng, getattr(scenes, scene)(rng)) for _ in range(60)]
     sampler = InProcessSampler(agent.policy.model, images)
     assert pretraining.right_answers(sampler, images, items) > least

@@ -1,0 +1,96 @@
+"""`eyas model`"""
+
+import json
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(help="Models.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List the built-in models and the families that Eyas is tested with, and which optimisations they go without."""
+    from eyas.models.families import FAMILIES
+    from eyas.models.loading import BUILT_IN
+
+    rows = [{"family": f.name, "model_types": list(f.model_types), "supports": f.supports} for f in FAMILIES]
+    if as_json:
+        print(json.dumps({"built_in": list(BUILT_IN), "families": rows}))
+        return
+    console = Console()
+    console.print(f"Built in: {', '.join(BUILT_IN)}. Any Hugging Face id or folder of one of these families works too:")
+    table = Table("family", box=None)
+    table.add_column("model types", overflow="fold")
+    table.add_column("without")
+    for row in rows:
+        without = [name for name, is_on in row["supports"].items() if not is_on]
+        table.add_row(row["family"], ", ".join(row["model_types"]), ", ".join(without) or "-")
+    console.print(table)
+    console.print("Of another family: `eyas model check NAME` says whether it is driven right.")
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="Built-in name, Hugging Face id, or folder.")],
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the weights.")] = "float32",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model from the hub.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check that a model is driven as it was made: what sampler and learner read is what the bare model reads.
+
+    **Text**: tokens and picture placeholders are those of its own processor, what is sampled keeps its ids over turns, and
+    special tokens are never sampled. **Numbers**: log-probs and gradients are the same by the bare model, padded or alone,
+    merged or separate, shared, cached, and in sampler and learner. **Training**: value head, LoRA, saving and loading,
+    memory.
+
+    In float32 every log-prob has to agree within 1e-4 nats; in bfloat16 the mean, the 99th percentile, the maximum and
+    the KL have limits of their own. The exit code is 1 where a check failed.
+    """
+    from eyas.checks.model import check_model
+    from eyas.config import ModelConfig
+
+    told = Console(stderr=True)
+    report = check_model(
+        ModelConfig(name=name, dtype=dtype, trust_remote_code=trust_remote_code),
+        on_progress=lambda what: told.print(f"{what} ...", style="dim", highlight=False),
+    )
+    if as_json:
+        print(json.dumps({"id": report.id, "ok": report.ok, "checks": [_json(c) for c in report.checks]}))
+    else:
+        _show(report, Console())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _json(finding: Any) -> dict[str, Any]:
+    return {"name": finding.name, "ok": finding.ok, "detail": finding.detail}
+
+
+def _show(report: Any, console: Console) -> None:
+    table = Table("check", "", "what was seen", box=None, title=report.id, title_justify="left")
+    for finding in report.checks:
+        mark = "[red]FAILED[/]" if not finding.ok else "-" if is_idle(finding) else "[green]ok[/]"
+        table.add_row(finding.name, mark, escape(finding.detail))
+    console.print(table)
+    for finding in report.checks:
+        if finding.traceback:
+            console.print(f"\n{finding.name}:\n{finding.traceback.rstrip()}", markup=False, highlight=False)
+    failed = [finding.name for finding in report.checks if not finding.ok]
+    console.print(f"\nNot usable yet: {', '.join(failed)}" if failed else "\nReady", style="bold", highlight=False)
+
+
+def is_idle(finding: Any) -> bool:
+    """Whether a check does not apply to the model."""
+    return finding.detail.startswith("does not apply")
