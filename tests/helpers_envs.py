@@ -21,6 +21,13 @@ from eyas.types import ExpertMove
 HOUR_S = 3600.0
 
 
+def some_action(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
+    """A random action of a discrete space, or one of a few answers to a card game."""
+    if isinstance(space, spaces.Text):
+        return str(rng.choice(["2+2", "K, 3: 10*3", "(1+3", "=", "9-3*2/1"]))
+    return int(rng.integers(space.n))  # type: ignore[attr-defined]
+
+
 class CountingEnv(gym.Env):
     """Observation: the steps so far, and a number drawn at each. Reward: the action. Terminates after `length` steps."""
 

@@ -212,7 +212,7 @@ class Agent:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "Agent":
-        """`nano-random`, any Hugging Face VLM id or folder, or a checkpoint of Eyas.
+        """`nano`, `nano-random`, any Hugging Face VLM id or folder, or a checkpoint of Eyas.
 
         Options are the fields of `ModelConfig` (dtype, seed, trust_remote_code ...). Raises ModelError or
         CheckpointError, saying what to type.

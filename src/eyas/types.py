@@ -110,9 +110,14 @@ class ExpertMove:
     action: Any  # in the environment's action space
     facts: Mapping[str, str] = field(default_factory=dict)  # everything `write_thought` needs; the fact keys at least
     thought: str | None = None  # in the expert's own words; None: `write_thought` says it
+    is_lost: bool = False  # whether the expert sees that no action can win any more
 
 
 Expert = Callable[[Any], ExpertMove]  # takes the unwrapped environment, changes nothing in it
+
+# Whether an action of the environment is one that the expert could play by facts as a player wrote them down, right or
+# wrong. Raises KeyError or ValueError where they do not say what to play.
+FactRule = Callable[[Mapping[str, str], Any], bool]
 
 
 # ----------------------------------------------------------------------------------------------- parsing
@@ -211,6 +216,7 @@ class Step:
     facts: Mapping[str, str] = field(default_factory=dict)  # the truth, where the environment tells it
     legal_actions: tuple[Any, ...] | None = None  # None: every action
     action_name: str | None = None  # of what was executed
+    expert_move: ExpertMove | None = None  # what the expert would have done, where it was asked
     value: float | None = None  # V of the prompt, where the algorithm asked for it
     advantage: float | None = None
     # float32 (T,) each, in training only; an action that was scored is one element, not its tokens

@@ -184,6 +184,10 @@ def test_an_unknown_key_names_the_nearest(changes: dict[str, Any], expected: str
         ({"tasks": [{}]}, "tasks.0.env: is required"),
         ({"tasks": [{"env": ""}]}, "tasks.0.env: should not be empty"),
         (
+            {"tasks": [{"env": "a", "weight": 0}]},
+            "tasks: every weight is 0, so that an rl stage has nothing to play: give one a weight",
+        ),
+        (
             {"name": "a/b"},
             "name: should begin with a letter and hold letters, digits, '.', '_' and '-' only, not 'a/b'",
         ),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from eyas.model_config import Config
+from eyas.model_config import Config, CriticConfig
 
 EstimatorName = Literal[
     "gae", "token_gae", "bilevel_gae", "monte_carlo", "group_relative", "leave_one_out", "reinforce_pp", "gigpo"
@@ -154,8 +154,10 @@ class AlgorithmOptions(Config):
             f"{key} = {value!r} does nothing with {decided_by} = {found!r}: remove it, or set {decided_by} to {wanted}"
         )
 
-    def problem_with(self, rollout_episodes: int | None, group_size: int) -> str | None:
+    def problem_with(self, rollout_episodes: int | None, group_size: int, is_guided: bool = False) -> str | None:
         """Why this algorithm cannot learn from what a stage collects, in words; None where it can."""
+        if self.name == "gtr" and not is_guided:
+            return "GTR clones corrected thoughts: add [stages.guidance] with corrector = 'expert' or 'model'"
         if self.estimator not in CRITIC and rollout_episodes is None:
             return (
                 f"estimator '{self.estimator}' has no critic that stands for what follows a cut episode: give "
@@ -163,4 +165,13 @@ class AlgorithmOptions(Config):
             )
         if self.estimator in GROUPED and group_size < 2:
             return f"estimator '{self.estimator}' compares the episodes of a group: set group_size to 2 or more"
+        return None
+
+    def problem_with_critic(self, critic: CriticConfig) -> str | None:
+        """Why this algorithm cannot learn with such a critic, in words; None where it can."""
+        level = "token" if self.estimator in ELEMENT_VALUES else "step"
+        if self.estimator in CRITIC and critic.level != level:
+            return f"estimator '{self.estimator}' needs the values of every {level}: set critic.level = '{level}'"
+        if self.name == "vl_dac" and critic.kind == "head" and not critic.stop_gradient:
+            return "VL-DAC's value loss does not reach the policy: set critic.stop_gradient = true"
         return None

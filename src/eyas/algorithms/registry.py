@@ -9,6 +9,7 @@ from eyas.algorithms.dapo import DAPOConfig
 from eyas.algorithms.gigpo import GiGPOConfig
 from eyas.algorithms.grpo import DrGRPOConfig, GRPOConfig
 from eyas.algorithms.gspo import GSPOConfig
+from eyas.algorithms.gtr import GTRConfig
 from eyas.algorithms.options import AlgorithmOptions
 from eyas.algorithms.ppo import PPOConfig
 from eyas.algorithms.reinforce_pp import ReinforcePPConfig
@@ -28,6 +29,7 @@ PAPERS: dict[str, type[AlgorithmOptions]] = {
     "rloo": RLOOConfig,
     "reinforce_pp": ReinforcePPConfig,
     "gigpo": GiGPOConfig,
+    "gtr": GTRConfig,
 }
 
 
@@ -46,7 +48,8 @@ _ByName = Annotated[
     | CISPOConfig
     | RLOOConfig
     | ReinforcePPConfig
-    | GiGPOConfig,
+    | GiGPOConfig
+    | GTRConfig,
     Field(discriminator="name"),
 ]
 AlgorithmConfig = Annotated[_ByName, BeforeValidator(_named)]

@@ -41,7 +41,7 @@ def collect(
         raise DatasetError(f"{output} is not empty: choose another --output, or delete it")
     arguments = environment_arguments(env_arg)
     from eyas import build
-    from eyas.config import TaskConfig, WorkersConfig
+    from eyas.config import CollectStage, TaskConfig, WorkersConfig
     from eyas.rollouts.actors import Actor, PolicyActor
     from eyas.rollouts.images import MemoryImageStore
     from eyas.rollouts.task import Task
@@ -59,7 +59,8 @@ def collect(
     if policy in ("expert", "random"):
         refuse_served(policy, served)
         task = build.build_task(TaskConfig(env=env, env_args=arguments))
-        record(task, demonstrator(task, policy, random_share), MemoryImageStore())
+        stage = CollectStage(policy=policy, random_share=random_share, episodes=episodes)
+        record(task, demonstrator(task, stage), MemoryImageStore())
     else:
         with playing_agent(policy, env, served) as agent:
             record(agent.task(env, **arguments), PolicyActor(agent.policy), agent.images)

@@ -16,6 +16,7 @@ REGISTRATIONS: dict[str, dict[str, Any]] = {
     "eyas/NumberLine-v0": {"entry_point": "eyas.envs.numberline:NumberLineEnv"},
     "eyas/EZPoints-v0": {"entry_point": "eyas.envs.ezpoints:EZPointsEnv"},
     "eyas/Points24-v0": {"entry_point": "eyas.envs.points24:Points24Env"},
+    "eyas/GeneralPoints-v0": {"entry_point": "eyas.envs.generalpoints:GeneralPointsEnv"},
     "eyas/Blackjack-v0": {"entry_point": "eyas.envs.blackjack:BlackjackEnv"},
     "eyas/FrozenLake-v0": {"entry_point": "eyas.envs.frozenlake:FrozenLakeEnv", "max_episode_steps": 100},
     "eyas/FrozenLake4x4-v0": {

@@ -39,7 +39,7 @@ class DrawnEnv(gym.Env[Any, Any]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
     max_text_length = 100
-    action_space: gym.spaces.Discrete
+    action_space: Any  # Discrete, where a subclass does not check and tell its actions itself
 
     def __init__(self, mode: str, render_mode: str | None, jitter: int, background: str) -> None:
         check_choice("mode", mode, MODES)
@@ -70,7 +70,7 @@ class DrawnEnv(gym.Env[Any, Any]):
         """Draws the start of an episode from `self.np_random`."""
 
     @abstractmethod
-    def _play(self, action: int) -> tuple[float, bool, bool]:
+    def _play(self, action: Any) -> tuple[float, bool, bool]:
         """Changes the state; returns reward, terminated, truncated."""
 
     @abstractmethod
@@ -101,12 +101,16 @@ class DrawnEnv(gym.Env[Any, Any]):
         """Plays one action. Raises ValueError for one outside the action space, ResetNeeded after the end."""
         if self.is_over:
             raise gym.error.ResetNeeded("The episode is over: call env.reset() before env.step(action)")
-        if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is unknown: type an integer from 0 to {self.action_space.n - 1}")
-        reward, terminated, truncated = self._play(int(action))
+        reward, terminated, truncated = self._play(self._checked(action))
         self.is_over = terminated or truncated
         info = self._info() | (self._outcome() if self.is_over else {})
         return self._observation(), reward, terminated, truncated, info
+
+    def _checked(self, action: Any) -> Any:
+        """The action in plain Python. Raises ValueError, saying what to type, for one outside the action space."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is unknown: type an integer from 0 to {self.action_space.n - 1}")
+        return int(action)
 
     def _info(self) -> dict[str, Any]:
         return {"facts": self.facts, "legal_actions": list(range(int(self.action_space.n)))}

@@ -83,6 +83,9 @@ CATALOG: tuple[CatalogEntry, ...] = (
     _own("NumberLine-v0", "Move a number to a target number, one up or down at a time"),
     _own("EZPoints-v0", "Write a formula that makes 12 from two cards"),
     _own("Points24-v0", "Write a formula that makes 24 from four cards"),
+    _own(
+        "GeneralPoints-v0", "Write a whole formula that makes 24 from four cards, and mend it after a verifier's word"
+    ),
     _own("Blackjack-v0", "Draw cards to come closer to 21 than the dealer"),
     _own("Sokoban-v0", "Push the boxes onto the targets; a new room in every episode"),
     _drawn_by_pygame("eyas/FrozenLake-v0", "Walk over ice around holes; a new 8x8 map in every episode", "eyas"),

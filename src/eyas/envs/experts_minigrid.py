@@ -51,7 +51,7 @@ def goal_expert(env: Any) -> ExpertMove:
     start = (_cell(env.agent_pos), int(env.agent_dir), None, frozenset())
     actions = shortest_path(start, _walks(things, env.carrying), lambda walk: _is_goal(things.get(walk[0])))
     if not actions:
-        return ExpertMove(DONE, thought="I see no way to the goal.")
+        return ExpertMove(DONE, thought="I see no way to the goal.", is_lost=True)
     return ExpertMove(actions[0], thought=_goal_thought(env, things, actions))
 
 

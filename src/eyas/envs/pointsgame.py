@@ -1,4 +1,4 @@
-"""What EZPoints and Points24 share: cards on the table and a formula that is written one token at a time."""
+"""What the card games share that ask for a formula, and those among them that write it one token at a time."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -31,11 +31,10 @@ def describe(text: str, rules: FormulaRules) -> TaskDescription:
     return TaskDescription(text, rules.action_names, ("cards", "current formula"), _write_thought)
 
 
-class PointsEnv(DrawnEnv):
-    """A formula game: `rules`, `ranks` and `numbers` (what the cards count), `formula` (tokens written so far)."""
+class CardsEnv(DrawnEnv):
+    """Cards on the table: `ranks` (1..13) and `numbers` (what they count), of looks that change nothing in the game."""
 
     num_cards: int
-    rules: FormulaRules
 
     def __init__(
         self,
@@ -52,13 +51,6 @@ class PointsEnv(DrawnEnv):
         check_choice("suits", suits, tuple(rendering.SUIT_SETS))
         check_choice("require_face", require_face, (False, True))
         self.face_cards, self.suits, self.require_face = face_cards, suits, require_face
-        self.rules = self._make_rules(FACE_CARDS[face_cards])
-        self.action_space = gym.spaces.Discrete(len(self.rules.action_names))
-
-    @staticmethod
-    @abstractmethod
-    def _make_rules(max_number: int) -> FormulaRules:
-        """The rules when a card counts at most `max_number`."""
 
     @abstractmethod
     def _deal_ranks(self) -> tuple[int, ...]:
@@ -66,12 +58,11 @@ class PointsEnv(DrawnEnv):
 
     def count(self, rank: int) -> int:
         """What a card of this rank counts."""
-        return min(rank, self.rules.max_number)
+        return min(rank, FACE_CARDS[self.face_cards])
 
     def _deal(self) -> None:
         self.ranks = self._deal_ranks()
         self.numbers = tuple(self.count(rank) for rank in self.ranks)
-        self.formula: Formula = ()
         self.is_won = False
 
     def _deal_looks(self) -> None:
@@ -80,19 +71,52 @@ class PointsEnv(DrawnEnv):
         self._cards = [(rank, names[int(u * len(names))]) for rank, u in zip(self.ranks, drawn, strict=True)]
         super()._deal_looks()
 
+    def _outcome(self) -> dict[str, Any]:
+        return {"success": self.is_won, "progress": float(self.is_won)}
+
+    @property
+    def card_names(self) -> str:
+        """The ranks as printed, e.g. "2, K"."""
+        return ", ".join(rendering.RANKS[rank] for rank in self.ranks)
+
+
+class PointsEnv(CardsEnv):
+    """A game in which a formula is written token by token: `rules`, and `formula` (the tokens so far)."""
+
+    rules: FormulaRules
+
+    def __init__(
+        self,
+        mode: str,
+        render_mode: str | None,
+        jitter: int,
+        face_cards: str,
+        suits: str,
+        require_face: bool,
+        background: str,
+    ) -> None:
+        super().__init__(mode, render_mode, jitter, face_cards, suits, require_face, background)
+        self.rules = self._make_rules(FACE_CARDS[face_cards])
+        self.action_space = gym.spaces.Discrete(len(self.rules.action_names))
+
+    @staticmethod
+    @abstractmethod
+    def _make_rules(max_number: int) -> FormulaRules:
+        """The rules when a card counts at most `max_number`."""
+
+    def _deal(self) -> None:
+        super()._deal()
+        self.formula: Formula = ()
+
     def _play(self, action: int) -> tuple[float, bool, bool]:
         token = self.rules.action_names[action]
         self.formula, reward, terminated = self.rules.play(self.numbers, self.formula, token)
         self.is_won = reward == WIN_REWARD
         return reward, terminated, False
 
-    def _outcome(self) -> dict[str, Any]:
-        return {"success": self.is_won, "progress": float(self.is_won)}
-
     @property
     def facts(self) -> dict[str, str]:
-        cards = ", ".join(rendering.RANKS[rank] for rank in self.ranks)
-        return {"cards": cards, "current formula": "".join(self.formula) or EMPTY}
+        return {"cards": self.card_names, "current formula": "".join(self.formula) or EMPTY}
 
     def _formula_sentence(self) -> str:
         return f"The current formula is '{''.join(self.formula)}'." if self.formula else "The current formula is empty."
@@ -102,7 +126,7 @@ class PointsEnv(DrawnEnv):
         return super()._info() | sentence
 
     def _words(self) -> str:
-        return f"The cards are {self.facts['cards']}. {self._formula_sentence()}"
+        return f"The cards are {self.card_names}. {self._formula_sentence()}"
 
     def _draw(self) -> np.ndarray:
         return rendering.draw_formula_table(self._cards, "".join(self.formula), self.background)

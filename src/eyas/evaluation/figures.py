@@ -65,7 +65,14 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ),
     ("Return", {"rollout/return_mean": "rollout mean"}),
     ("Parse rate", {"rollout/parse_rate": "rollout", "rollout/recognition_accuracy": "recognition"}),
-    ("Entropy, nats", {"rollout/entropy_nats": "rollout"}),
+    (
+        "Entropy, nats",
+        {
+            "rollout/entropy_nats": "a token",
+            "rollout/thought_entropy_nats": "a token of thoughts",
+            "rollout/action_entropy_nats": "an action",
+        },
+    ),
     (
         "KL, nats",
         {
@@ -74,13 +81,25 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
         },
     ),
     ("Clip share", {"train/clip_share": "tokens clipped"}),
-    ("Thought diversity", {"rollout/thought_unique_share": "unique thoughts"}),
+    (
+        "Thought diversity",
+        {"rollout/thought_unique_share": "unique thoughts", "rollout/thought_self_bleu": "self-BLEU"},
+    ),
+    (
+        "Thought, action and input",
+        {
+            "rollout/thought_action_agreement": "action follows from the facts",
+            "rollout/thought_own_prompt_share": "likeliest under its own prompt",
+        },
+    ),
+    ("Mutual information, nats", {"rollout/thought_mutual_information_nats": "of thought and input"}),
+    ("Completion length, tokens", {"rollout/completion_length_tokens": "rollout mean"}),
     ("Episode length, steps", {"rollout/episode_length_steps": "rollout mean"}),
     ("Loss", {"train/loss": "training", "validation/loss": "held out"}),
     ("Held out", {"validation/exact_match": "exact match", "validation/recognition_accuracy": "recognition"}),
     ("Critic", {"train/explained_variance": "explained variance"}),
 )
-_SHARES = {"Success", "Parse rate", "Clip share", "Thought diversity", "Held out"}
+_SHARES = {"Success", "Parse rate", "Clip share", "Thought diversity", "Thought, action and input", "Held out"}
 _COLOURS = ("#2a78d6", "#e8833a", "#22a06b", "#b455c9")  # readable on white and on dark
 _INK = "#808890"
 

@@ -7,14 +7,27 @@ from itertools import islice
 
 import numpy as np
 
+from eyas.evaluation.statistics import mean_or_none
+from eyas.evaluation.thoughts import (
+    Divided,
+    action_entropy,
+    thought_action_agreement,
+    thought_entropy,
+    thought_self_bleu,
+    thought_unique_share,
+)
 from eyas.rewards.recognition import recognised_share
-from eyas.types import ExecutedBy, ImagePart, ParsedAction, ParseFailure, Step, StopReason, Trajectory
-
-
-def mean_or_none(values: Iterable[float | bool]) -> float | None:
-    """The mean; None, that is unknown, of nothing."""
-    values = list(values)
-    return float(np.mean(values)) if values else None
+from eyas.types import (
+    ExecutedBy,
+    FactRule,
+    FinishReason,
+    ImagePart,
+    ParsedAction,
+    ParseFailure,
+    Step,
+    StopReason,
+    Trajectory,
+)
 
 
 def graded_episodes(episodes: Sequence[Trajectory]) -> list[Trajectory]:
@@ -50,12 +63,6 @@ def recognition_accuracy(trajectories: Sequence[Trajectory], fact_keys: Mapping[
     return mean_or_none(share for share in shares if share is not None)
 
 
-def thought_unique_share(steps: Sequence[Step]) -> float | None:
-    """Number of different thoughts over number of thoughts: falls towards 0 as thoughts collapse."""
-    thoughts = [s.parse.thought for s in steps if isinstance(s.parse, ParsedAction) and s.parse.thought]
-    return len(set(thoughts)) / len(thoughts) if thoughts else None
-
-
 def sampled_entropy(steps: Sequence[Step]) -> float | None:
     """Entropy a token in nats, estimated as the mean negative log-prob of the sampled tokens.
 
@@ -70,10 +77,10 @@ def sampled_entropy(steps: Sequence[Step]) -> float | None:
     return float(-sampled.mean()) if len(sampled) else None
 
 
-def action_entropy(steps: Sequence[Step]) -> float | None:
-    """Exact entropy of the distribution over actions in nats, where actions are scored."""
-    scored = [s.completion.scores.logprobs for s in steps if s.completion.scores is not None]
-    return mean_or_none(float(-(np.exp(p) * np.maximum(p, -1e4)).sum()) for p in scored)
+def cut_share(steps: Sequence[Step]) -> float | None:
+    """Share of the sampled completions that were cut at `max_new_tokens`."""
+    sampled = [s.completion for s in steps if s.completion.token_ids is not None]
+    return mean_or_none(c.finish_reason is FinishReason.LENGTH for c in sampled)
 
 
 def fallback_share(steps: Sequence[Step]) -> float | None:
@@ -103,9 +110,16 @@ def start_keys(trajectories: Iterable[Trajectory]) -> set[str]:
 
 
 def rollout_metrics(
-    trajectories: Sequence[Trajectory], fact_keys: Mapping[int, Sequence[str]]
+    trajectories: Sequence[Trajectory],
+    fact_keys: Mapping[int, Sequence[str]],
+    fact_rules: Mapping[int, FactRule | None] = {},
+    divided: Divided = (),
 ) -> dict[str, float | None]:
-    """What an iteration's rollout is logged as. Episode measures are over the episodes that ended in it."""
+    """What an iteration's rollout is logged as. Episode measures are over the episodes that ended in it.
+
+    Fact keys and rules are those of each task, by its index. `divided` says where thoughts end and actions begin, for their
+    entropies: training samples know it.
+    """
     ended = [t for t in trajectories if t.has_ended]
     steps = written_steps(trajectories)
     counts = {f"rollout/stop_{k}_count": float(v) for k, v in stop_reasons(trajectories).items()}
@@ -120,11 +134,15 @@ def rollout_metrics(
         "rollout/parse_rate": parse_rate(steps),
         "rollout/recognition_accuracy": recognition_accuracy(trajectories, fact_keys),
         "rollout/thought_unique_share": thought_unique_share(steps),
+        "rollout/thought_self_bleu": thought_self_bleu(steps),
+        "rollout/thought_action_agreement": thought_action_agreement(trajectories, fact_rules),
         "rollout/entropy_nats": sampled_entropy(steps),
-        "rollout/action_entropy_nats": action_entropy(steps),
+        "rollout/thought_entropy_nats": thought_entropy(divided),
+        "rollout/action_entropy_nats": action_entropy(steps, divided),
         "rollout/completion_length_tokens": mean_or_none(
             len(s.completion.token_ids) for s in steps if s.completion.token_ids is not None
         ),
+        "rollout/completion_cut_share": cut_share(steps),
         **counts,
     }
 

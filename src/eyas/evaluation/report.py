@@ -294,8 +294,17 @@ def _curves_html(run_dir: Path) -> str:
     for index, (stage, records) in enumerate(stages.items()):
         is_curve = len({r.get("iteration") for r in records}) > 1
         if is_curve and (found := panels(records)):
-            sections.append(f"<h2>Curves: {_text(stage)}</h2><figure>{curves_svg(found, str(index))}</figure>")
+            warnings = _warnings_html(records)
+            sections.append(
+                f"<h2>Curves: {_text(stage)}</h2><figure>{curves_svg(found, str(index))}</figure>{warnings}"
+            )
     return "".join(sections)
+
+
+def _warnings_html(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the trainer warned of, and when."""
+    said = [f"Iteration {r.get('iteration')}: {warning}" for r in records for warning in r.get("warnings") or ()]
+    return "".join(f'<p class="note warning">{_text(line)}</p>' for line in said)
 
 
 _STYLE = """
@@ -312,6 +321,7 @@ h2 { margin: 2.75rem 0 0.9rem; font-size: 1.15rem; }
 h3 { margin: 0 0 0.8rem; font-size: 0.95rem; font-weight: 600; }
 .subtitle, .note { color: var(--soft); }
 .subtitle { margin: 0.2rem 0 0; }
+.note.warning { color: var(--amber); }
 .note { margin: 0.6rem 0 0; max-width: 60rem; font-size: 0.87rem; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }

@@ -4,7 +4,7 @@ Where the data is too little to say anything, the interval is None: unknown, nev
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -14,6 +14,12 @@ from eyas.seeding import generator
 Interval = tuple[float, float]
 
 _CHUNK = 2**20  # resampled values held at once
+
+
+def mean_or_none(values: Iterable[float | bool]) -> float | None:
+    """The mean; None, that is unknown, of nothing."""
+    values = list(values)
+    return float(np.mean(values)) if values else None
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval | None:

@@ -43,11 +43,10 @@ class Actor(Protocol):
 class PolicyActor:
     """Samples at a temperature; 0 is greedy."""
 
-    asks_expert = False
-
-    def __init__(self, policy: Policy, temperature: float = 1.0):
+    def __init__(self, policy: Policy, temperature: float = 1.0, asks_expert: bool = False):
         self.policy = policy
         self.temperature = temperature
+        self.asks_expert = asks_expert
 
     def decide(self, turns: Sequence[Turn]) -> list[Decision]:
         requests = [t.interface.request(t.messages, t.legal_actions, t.seed, self.temperature) for t in turns]

@@ -7,6 +7,7 @@ processes nor their speed changes what is played.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from eyas.rollouts.task import Task
 from eyas.seeding import Split, derive_seed, environment_seed, generator
 from eyas.types import (
     ExecutedBy,
+    ExpertMove,
     FailureEffect,
     ImagePart,
     ImageStore,
@@ -35,6 +37,10 @@ from eyas.types import (
 )
 
 log = logging.getLogger(__name__)
+
+
+# By a step and the expert's next move: what the step earns beside its rewards where the episode ends here; None: it goes on.
+EarlyEnd = Callable[[Step, ExpertMove | None], float | None]
 
 
 class Collector:
@@ -54,6 +60,7 @@ class Collector:
         workers: WorkersConfig = WorkersConfig(),  # noqa: B008  (frozen)
     ):
         self.actor = actor
+        self.early_end: EarlyEnd | None = None  # where guidance ends episodes
         self.tasks = tasks
         self.images = images
         self.run_seed = run_seed
@@ -200,10 +207,20 @@ class Collector:
             return
         if not has_begun:
             self._check_group(running)
-        if reason is StopReason.TERMINATED:
+        elif reason is None:
+            reason = self._guided_end(running)
+        if reason is StopReason.TERMINATED or reason is StopReason.GUIDANCE:
             self._close(running, reason)
         else:
             self._go_on(running, reason)
+
+    def _guided_end(self, running: Running) -> StopReason | None:
+        step = running.steps[-1]
+        earned = self.early_end(step, running.expert_move) if self.early_end else None
+        if earned is None:
+            return None
+        step.reward = replace(step.reward, terms={**step.reward.terms, "early_end": earned})
+        return StopReason.GUIDANCE
 
     def _go_on(self, running: Running, reason: StopReason | None = None) -> None:
         """Ends the episode where a limit outside the task was reached, or the model cannot read the next prompt."""
@@ -367,4 +384,5 @@ def _step(running: Running, turn: Turn, decision: Decision, action: Any, effect:
         facts=running.told.facts,
         legal_actions=turn.legal_actions if turn.legal_actions is None else tuple(turn.legal_actions),
         action_name=None if action is None else turn.interface.name_of(action),
+        expert_move=turn.expert_move,
     )

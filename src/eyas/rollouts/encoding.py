@@ -16,6 +16,7 @@ from eyas.types import (
     ActionScores,
     Completion,
     ExecutedBy,
+    ExpertMove,
     FailureReason,
     FinishReason,
     ImagePart,
@@ -259,6 +260,7 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
         "legal_actions": json.dumps(
             None if step.legal_actions is None else [encode_action(a) for a in step.legal_actions]
         ),
+        "expert_move": _encode_move(step.expert_move),
         "value": step.value,
         "advantage": step.advantage,
         "learner_logprobs": step.learner_logprobs,
@@ -285,6 +287,7 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         reward=RewardBreakdown(json.loads(row["reward_terms"]), row["environment_scale"]),
         facts=json.loads(row["facts_truth"]),
         legal_actions=_decode_legal(row["legal_actions"]),
+        expert_move=_decode_move(row["expert_move"]),
         value=row["value"],
         advantage=row["advantage"],
         learner_logprobs=row["learner_logprobs"],
@@ -296,6 +299,20 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
 def _decode_legal(encoded: str) -> tuple[Any, ...] | None:
     legal = json.loads(encoded)
     return None if legal is None else tuple(decode_action(a) for a in legal)
+
+
+def _encode_move(move: ExpertMove | None) -> str | None:
+    if move is None:
+        return None
+    told = {"facts": dict(move.facts), "thought": move.thought, "is_lost": move.is_lost}
+    return json.dumps({"action": encode_action(move.action), **told})
+
+
+def _decode_move(encoded: str | None) -> ExpertMove | None:
+    if encoded is None:
+        return None
+    told = json.loads(encoded)
+    return ExpertMove(**{**told, "action": decode_action(told["action"])})
 
 
 def _encode_parse(step: Step) -> Row:

@@ -13,6 +13,9 @@ from eyas.interface.history import PastStep, Shown
 from eyas.rollouts.task import Task
 from eyas.types import Completion, ExpertMove, ImageStore, Message, Step, StopReason, Trajectory
 
+# Ends that the task knows nothing of.
+_OUTSIDE = {StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW, StopReason.GUIDANCE}
+
 # What reading a broken answer of an environment raises, and an observer that meets one: they cost the episode alone.
 BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
@@ -162,5 +165,5 @@ class Running:
             return self.told.success
         if self.task.success_return is not None:
             return trajectory.total_return >= self.task.success_return
-        is_outside = trajectory.stop_reason in (StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW)
+        is_outside = trajectory.stop_reason in _OUTSIDE
         return False if is_outside else None

@@ -169,7 +169,7 @@ def supervised_samples(
     """
     merger = _Merger(model, index)
     for position, step in enumerate(trajectory.steps):
-        prompt = model.encode([_as_text(m) for m in step.messages], images)
+        prompt = model.encode(as_texts(step.messages), images)
         ids = model.encode_text(step.completion.text)
         if len(prompt.ids) + len(ids) > model.context:
             log.warning(
@@ -179,6 +179,11 @@ def supervised_samples(
             break
         merger.add(step, prompt, ids, is_target=bool(step.completion.text))
     return [s for s in merger.samples if s.steps]
+
+
+def as_texts(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Earlier answers by their text alone: another model may have written them, with token ids of its own."""
+    return tuple(_as_text(m) for m in messages)
 
 
 def _as_text(message: Message) -> Message:

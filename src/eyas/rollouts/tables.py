@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = "3"
-READABLE_VERSIONS = ("1", "2", SCHEMA_VERSION)
+SCHEMA_VERSION = "4"
+READABLE_VERSIONS = ("1", "2", "3", SCHEMA_VERSION)
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -57,6 +57,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("reward_total", pa.float64()),
         ("facts_truth", pa.string()),  # JSON
         ("legal_actions", pa.string()),  # JSON; null where they cannot be listed
+        ("expert_move", pa.string()),  # JSON: action, facts, thought; null where no expert was asked
         ("value", pa.float64()),
         ("advantage", pa.float64()),
         # of each token (an action that was scored is one element), in training only
@@ -76,7 +77,7 @@ IMAGE_SCHEMA = pa.schema(
 IMAGES_PER_ROW_GROUP = 64  # what a reader loads to get one picture
 _OF_LEARNING = ("learner_logprobs", "updated_logprobs", "token_advantages")
 _ARRAY_COLUMNS = {"token_ids": np.int32} | dict.fromkeys(("sampling_logprobs", *_OF_LEARNING), np.float32)
-_SINCE = {"scores": 2} | dict.fromkeys(_OF_LEARNING, 3)  # the other columns are in every version
+_SINCE = {"scores": 2, "expert_move": 4} | dict.fromkeys(_OF_LEARNING, 3)  # the other columns are in every version
 
 Row = dict[str, Any]
 

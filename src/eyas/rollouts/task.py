@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 
 from eyas.interface import Interface
-from eyas.types import Expert, Reward
+from eyas.types import Expert, FactRule, Reward
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Task:
     reward_scale: float = 1.0
     weight: float = 1.0
     expert: Expert | None = None
+    fact_rule: FactRule | None = None  # whether actions follow from written facts
     env_id: str = ""
     index: int = 0  # in the run's tasks
     success_return: float | None = (

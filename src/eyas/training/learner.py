@@ -37,26 +37,19 @@ class Learner:
         self.micro_batch_tokens = micro_batch_tokens
         self.max_nonfinite_updates = max_nonfinite_updates
         self.nonfinite_in_a_row = 0
+        self.cloner: Learner | None = None  # of a second stream: its gradient is added, before the one step of both
         self.on_pass: Callable[[Sequence[TrainingSample], torch.Tensor], None] | None = None  # gets their log-probs
         keep_freed_memory()
 
-    def update(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
-        """One step on a minibatch. An update that is not finite is refused and counted.
+    def update(self, samples: Sequence[TrainingSample], cloned: Sequence[TrainingSample] = ()) -> dict[str, float]:
+        """One step on a minibatch, and on what is cloned beside it. One that is not finite is refused and counted.
 
         Raises TrainingDiverged after `max_nonfinite_updates` refusals in a row.
         """
-        denominators = Denominators.of(samples)
-        sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad()
-        for part in micro_batches(samples, self.micro_batch_tokens, self.algorithm.keeps_trajectories):
-            batch = batch_of(self.policy.model, self.policy.images, part, shares_prompts=True)
-            output = self.forward(batch)
-            if self.on_pass:
-                self.on_pass(part, output.logprobs)
-            loss = self.algorithm.loss(batch, output, denominators)
-            loss.total.backward()
-            for name, value in loss.metrics.items():
-                sums[name] += float(value)
+        sums = self._add_gradient(samples)
+        if cloned and self.cloner:
+            sums |= self.cloner._add_gradient(cloned)
         grad_norm = self.optimizer.clip()
         sums |= {"train/grad_norm": grad_norm, "train/learning_rate": self.optimizer.learning_rate}
         is_finite = all(torch.isfinite(torch.tensor(v)) for v in sums.values())
@@ -67,6 +60,20 @@ class Learner:
             self.nonfinite_in_a_row = 0
         else:
             self._refuse()
+        return sums
+
+    def _add_gradient(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
+        denominators = Denominators.of(samples)
+        sums: dict[str, float] = defaultdict(float)
+        for part in micro_batches(samples, self.micro_batch_tokens, self.algorithm.keeps_trajectories):
+            batch = batch_of(self.policy.model, self.policy.images, part, shares_prompts=True)
+            output = self.forward(batch)
+            if self.on_pass:
+                self.on_pass(part, output.logprobs)
+            loss = self.algorithm.loss(batch, output, denominators)
+            loss.total.backward()
+            for name, value in loss.metrics.items():
+                sums[name] += float(value)
         return dict(sums)
 
     def _refuse(self) -> None:

@@ -4,18 +4,22 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 
-from eyas.algorithms import ALGORITHMS, Algorithm
+from eyas.algorithms import ALGORITHMS, Algorithm, Supervised
 from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
+from eyas.evaluation.collapse import new_collapses
 from eyas.evaluation.measures import rollout_metrics, start_keys
+from eyas.evaluation.records import read_metrics
+from eyas.guidance.guide import Guide
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.seeding import Split, generator
 from eyas.splits import minibatches, shuffled
-from eyas.training.collect import collect_dataset, demonstrator
+from eyas.training.collect import chosen, collect_dataset, demonstrator
 from eyas.training.evaluation import evaluate_curve, evaluate_ladder, playing_options
 from eyas.training.iteration import Played, rollout
 from eyas.training.learner import Learner
@@ -25,6 +29,7 @@ from eyas.training.prepare import prepare
 from eyas.training.progress import StageProgress
 from eyas.training.run import Interrupted, Run, clear_folder
 from eyas.training.sft import fine_tune
+from eyas.training.thought_probe import probe_thoughts
 
 log = logging.getLogger(__name__)
 EPISODES_A_STAGE = 10**8  # no stage plays more
@@ -66,10 +71,10 @@ def collect(run: Run, stage: CollectStage) -> None:
     task = run.tasks[stage.task]
     folder = run.folder / "datasets" / stage.name
     clear_folder(folder)
-    actor = demonstrator(task, stage.policy, stage.random_share)
+    actor = demonstrator(task, stage, run.policy)
     first = first_episode(run, stage)
     episodes = range(first, first + stage.episodes)
-    about = {"policy": stage.policy, "random_share": stage.random_share}
+    about = stage.model_dump(include={"policy", "random_share", "keep", "labels"})
     with StageProgress(run.console, f"{stage.name}: {stage.policy} plays", stage.episodes) as progress:
         numbers = collect_dataset(
             task,
@@ -80,6 +85,7 @@ def collect(run: Run, stage: CollectStage) -> None:
             episodes,
             about,
             progress.update,
+            chosen=partial(chosen, task, stage),
             **playing_options(run, stage.num_envs),
         )
     run.log(stage.name, 0, numbers)
@@ -97,7 +103,8 @@ def reinforce(run: Run, stage: RLStage) -> None:
     learner = Learner(
         run.policy, algorithm, optimizer, stage.temperature, stage.micro_batch_tokens, stage.max_nonfinite_updates
     )
-    actor = PolicyActor(run.policy, stage.temperature)
+    guide = begin_guidance(run, stage, learner) if stage.guidance else None
+    actor = PolicyActor(run.policy, stage.temperature, asks_expert=guide is not None and guide.asks_expert)
     collector = Collector(
         actor,
         run.tasks,
@@ -110,13 +117,33 @@ def reinforce(run: Run, stage: RLStage) -> None:
         first_episode=first_episode(run, stage) // stage.group_size * stage.group_size,
         workers=run.config.workers,
     )
+    collector.early_end = guide.early_end if guide else None
     with closing(collector):
-        _iterate(run, stage, algorithm, learner, collector)
+        _iterate(run, stage, algorithm, learner, collector, guide)
     run.state.setdefault("updates", {})[stage.name] = optimizer.steps
     run.images.clear()
+    if guide:
+        run.images.detach(guide.images)
 
 
-def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, collector: Collector) -> None:
+def begin_guidance(run: Run, stage: RLStage, learner: Learner) -> Guide:
+    """Gives the learner its second stream, whose denominators are its own."""
+    assert stage.guidance is not None
+    guide = Guide(stage.guidance, run.tasks, run.policy)
+    run.images.attach(guide.images)
+    cloning = Supervised(stage.guidance.weight, "train/cloning_loss")
+    learner.cloner = Learner(run.policy, cloning, learner.optimizer, micro_batch_tokens=stage.micro_batch_tokens)
+    return guide
+
+
+def _iterate(
+    run: Run,
+    stage: RLStage,
+    algorithm: Algorithm,
+    learner: Learner,
+    collector: Collector,
+    guide: Guide | None = None,
+) -> None:
     """The iterations that are left, from where a resumed run stands."""
     reference = run.policy.trained_weights() if algorithm.needs_reference else None
     if parts := run.take_parts():
@@ -124,21 +151,28 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
         learner.optimizer.load_state_dict(parts["optimizer"])
         learner.load_state_dict(parts["learner"])
         collector.load_state_dict(parts["collector"])
+        if guide:
+            guide.load_state_dict(parts["guide"])
         keep_images_of_running_episodes(run, collector)  # not those of all the steps that were played again
     learner.on_pass = seen = LearnerLogprobs()
     begin = run.state["iteration"]
+    history = [r for r in read_metrics(run.folder / "metrics.jsonl") if r["stage"] == stage.name]
     with StageProgress(run.console, f"{stage.name}: {stage.algorithm.name}", stage.iterations, begin) as progress:
         for iteration in range(begin, stage.iterations):
+            run.policy.sampler.forget()  # what an evaluation left would round otherwise than a resumed run
             clock = time.perf_counter()
             played = rollout(collector, stage, algorithm.more_groups)
             rollout_s = time.perf_counter() - clock
-            numbers = rollout_metrics(played.every, {t.index: t.interface.format.fact_keys for t in run.tasks})
+            numbers: dict[str, float | None] = {}
+            if guide:
+                numbers |= guide.correct(played.kept)
             clock = time.perf_counter()
             samples = prepare(learner, played.kept, reference)
+            numbers |= measure(run, stage, iteration, learner, played, samples)
             numbers |= algorithm.credit(samples)
             prepare_s = time.perf_counter() - clock
             clock = time.perf_counter()
-            numbers |= update(learner, samples, stage, run.config.seed, iteration)
+            numbers |= update(learner, samples, stage, run.config.seed, iteration, guide)
             update_s = time.perf_counter() - clock
             clock = time.perf_counter()
             seen.write(samples, played.kept)
@@ -149,8 +183,10 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
             keep_images_of_running_episodes(run, collector)
             numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
             numbers["time/other_s"] = time.perf_counter() - clock
-            run.log(stage.name, iteration, numbers)
-            warn(run, iteration, numbers)
+            history.append(numbers)
+            found = new_collapses(history)
+            run.log(stage.name, iteration, {**numbers, "warnings": found} if found else numbers)
+            warn(run, iteration, numbers, found)
             progress.update(iteration + 1, headline(numbers))
             is_due = stage.checkpoint_every and (iteration + 1) % stage.checkpoint_every == 0
             if (is_due or run.stop_requested) and iteration + 1 < stage.iterations:
@@ -159,9 +195,24 @@ def _iterate(run: Run, stage: RLStage, algorithm: Algorithm, learner: Learner, c
                     "learner": learner.state_dict(),
                     "collector": collector.state_dict(),
                     "reference": reference,
+                    "guide": guide.state_dict() if guide else None,
                 }
                 run.save_iteration(iteration + 1, parts)
                 run.stop_here()
+
+
+def measure(
+    run: Run, stage: RLStage, iteration: int, learner: Learner, played: Played, samples: Sequence[TrainingSample]
+) -> dict[str, float | None]:
+    """What is logged of the play: before it is learned from, with the weights that sampled it."""
+    fact_keys = {t.index: t.interface.format.fact_keys for t in run.tasks}
+    spans = (span for sample in samples for span in sample.steps)
+    steps = (step for trajectory in played.kept for step in trajectory.steps)
+    divided = [(step, span.action_start - span.start) for step, span in zip(steps, spans, strict=True)]
+    numbers = rollout_metrics(played.every, fact_keys, {t.index: t.fact_rule for t in run.tasks}, divided)
+    if stage.thought_probe_every and iteration % stage.thought_probe_every == 0:
+        numbers |= probe_thoughts(learner, played.kept, samples, iteration)
+    return numbers
 
 
 def samples_an_iteration(stage: RLStage) -> int | None:
@@ -179,7 +230,12 @@ def total_updates(stage: RLStage) -> int:
 
 
 def update(
-    learner: Learner, samples: Sequence[TrainingSample], stage: RLStage, run_seed: int, iteration: int
+    learner: Learner,
+    samples: Sequence[TrainingSample],
+    stage: RLStage,
+    run_seed: int,
+    iteration: int,
+    guide: Guide | None = None,
 ) -> dict[str, float]:
     """Several passes over the samples in minibatches; returns means over the updates."""
     metrics: list[dict[str, float]] = []
@@ -191,7 +247,8 @@ def update(
         parts = minibatches(ordered, stage.minibatch_size, learner.algorithm.keeps_trajectories)
         for done, part in enumerate(parts):
             learner.optimizer.progress = (iteration + (epoch + done / len(parts)) / stage.epochs) / stage.iterations
-            metrics.append(learner.update(part))
+            corrections = guide.draw(run_seed, stage.name, iteration, epoch, done) if guide else ()
+            metrics.append(learner.update(part, corrections))
     applied = [m for m in metrics if not m["train/nonfinite_updates_count"]]
     numbers = {k: float(np.mean([m[k] for m in applied])) for k in metrics[0] if applied}
     numbers["train/nonfinite_updates_count"] = float(len(metrics) - len(applied))
@@ -237,7 +294,10 @@ def headline(numbers: dict[str, float | None]) -> dict[str, float | None]:
     return {name: numbers.get(key) for name, key in shown.items()}
 
 
-def warn(run: Run, iteration: int, numbers: dict[str, float | None]) -> None:
+def warn(run: Run, iteration: int, numbers: dict[str, float | None], found: Sequence[str]) -> None:
+    """`found` are the collapses that this iteration is the first to show."""
+    for collapse in found:
+        log.warning("iteration %d: %s", iteration, collapse)
     mismatch = numbers.get("train/mismatch_kl_k3_sampling_policy")
     if iteration == 0 and mismatch is not None and mismatch > MISMATCH_LIMIT:
         log.warning(

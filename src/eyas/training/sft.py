@@ -10,7 +10,8 @@ from eyas.algorithms import Supervised
 from eyas.batch import Denominators, TrainingSample
 from eyas.config import RLStage, SFTStage, is_folder
 from eyas.errors import DatasetError
-from eyas.evaluation.measures import mean_or_none, start_keys
+from eyas.evaluation.measures import start_keys
+from eyas.evaluation.statistics import mean_or_none
 from eyas.models.reading import batch_of
 from eyas.rewards.recognition import recognised_share
 from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories

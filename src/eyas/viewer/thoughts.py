@@ -13,13 +13,15 @@ MEASURES = {
     "parse_rate": "rollout/parse_rate",
     "recognition_accuracy": "rollout/recognition_accuracy",
     "entropy_nats": "rollout/entropy_nats",
+    "thought_entropy_nats": "rollout/thought_entropy_nats",
+    "action_entropy_nats": "rollout/action_entropy_nats",
     "completion_length_tokens": "rollout/completion_length_tokens",
 }
 THOUGHT = "rollout/thought_"  # whatever else the log says of thoughts is told too
 
 
 def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None) -> dict[str, Any]:
-    """`iterations`: stage, iteration, the measures (None where unknown) and up to five examples, in the log's order."""
+    """`iterations`: stage, iteration, the measures (None where unknown), warnings and up to five examples, in the log's order."""
     entries: dict[tuple[str, int], dict[str, Any]] = {}
     place, records = 0, [{}]
     while records:
@@ -29,6 +31,7 @@ def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None
                 named = {n: record.get(k) for n, k in MEASURES.items()}
                 others = {k for k in record if k.startswith(THOUGHT)} - set(MEASURES.values())
                 named |= {k.removeprefix(THOUGHT): record[k] for k in sorted(others)}
+                named |= {"warnings": record["warnings"]} if "warnings" in record else {}
                 entries[str(record.get("stage")), record["iteration"]] = named
     found = examples(index)
     keys = [key for key in dict.fromkeys([*entries, *found]) if stage in (None, key[0])]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import eyas.envs
+from helpers_envs import some_action
 
 CASES = [
     ("eyas/NumberLine-v0", {}),
@@ -13,6 +14,8 @@ CASES = [
     ("eyas/EZPoints-v0", {"face_cards": "rank", "suits": "red", "require_face": True}),
     ("eyas/Points24-v0", {"suits": "black"}),
     ("eyas/Points24-v0", {"solvable_only": False, "jitter": 16}),
+    ("eyas/GeneralPoints-v0", {"jitter": 3}),
+    ("eyas/GeneralPoints-v0", {"num_cards": 3, "target": 12, "face_cards": "rank", "require_face": True}),
     ("eyas/Blackjack-v0", {"jitter": 6}),
     ("eyas/FrozenLake-v0", {}),
     ("eyas/FrozenLake-v0", {"is_slippery": True, "size": 5, "tile_size": 7}),
@@ -27,13 +30,13 @@ def record(env_id: str, arguments: dict, seed: int, num_steps: int, dirty: bool 
     env = gym.make(env_id, **arguments)
     if dirty:
         env.reset(seed=seed + 1)
-        env.step(0)
+        env.step(some_action(env.action_space, np.random.default_rng(0)))
         env.reset()
     rng = np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     seen = [(digest(observation), info)]
     for _ in range(num_steps):
-        observation, *rest = env.step(int(rng.integers(env.action_space.n)))
+        observation, *rest = env.step(some_action(env.action_space, rng))
         seen.append((digest(observation), *rest))
         if rest[1] or rest[2]:
             observation, info = env.reset()  # the next episode continues the same stream

@@ -151,6 +151,7 @@ def run_with(algorithm=None, critic=None, **stage):
         ({"name": "grpoo"}, {}, r"stages.0.algorithm: unknown name 'grpoo'; did you mean 'grpo'\?"),
         ({"name": "dapo", "clip_hi": 1}, {}, r"stages.0.algorithm.clip_hi: unknown key; did you mean 'clip_high'\?"),
         ({"name": "grpo", "clip": -1}, {}, "stages.0.algorithm.clip: should be greater than 0, not -1"),
+        ({"name": "gtr"}, {}, r"stages.0: GTR clones corrected thoughts: add \[stages.guidance\]"),
         ({"name": "grpo"}, {}, "give 'rollout_episodes' in place of 'rollout_steps'"),
         ({"name": "grpo"}, {"rollout_episodes": 8}, "stages.0: .* set group_size to 2 or more"),
         ({"name": "reinforce_pp"}, {"rollout_steps": 8}, "no critic that stands for what follows a cut episode"),
@@ -176,8 +177,10 @@ def test_recipes_mix_estimator_and_loss_freely():
     stage = run_with({"name": "ppo", "estimator": "gigpo", "loss": "cispo", "ratio": "token"}, **GROUPED).stages[0]
     assert isinstance(stage, RLStage)
     assert (stage.algorithm.name, stage.algorithm.estimator, stage.algorithm.loss) == ("ppo", "gigpo", "cispo")
-    for name in sorted(set(PAPERS) - {"vagen", "vl_dac"}):
+    for name in sorted(set(PAPERS) - {"vagen", "vl_dac", "gtr"}):
         assert run_with({"name": name}, **GROUPED).stages[0].algorithm == PAPERS[name]()
+    guided = run_with({"name": "gtr"}, guidance={"corrector": "expert"}).stages[0]
+    assert isinstance(guided, RLStage) and guided.algorithm == PAPERS["gtr"]()
     assert run_with({"name": "vagen"}, {"level": "token"}).stages[0].algorithm == PAPERS["vagen"]()
     assert run_with({"name": "vl_dac"}, {"stop_gradient": True}).stages[0].algorithm == PAPERS["vl_dac"]()
 

@@ -46,7 +46,7 @@ def test_the_tests_that_a_page_names_exist(file: str) -> None:
         assert f"def {test}(" in (ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("file", ["README", "vl_dac", "vagen"])
+@pytest.mark.parametrize("file", ["README", "vl_dac", "vagen", "gtr"])
 def test_the_recipes_of_a_page_load(file: str) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", page(file), re.DOTALL)
     if "[[stages]]" not in block:

@@ -21,12 +21,6 @@ def fallback(**fields):
     return step(parse=FAILED, executed_by=ExecutedBy.FALLBACK, **fields)
 
 
-def test_mean_or_none():
-    assert measures.mean_or_none([1, 2]) == 1.5
-    assert measures.mean_or_none([True, False]) == 0.5
-    assert measures.mean_or_none([]) is None
-
-
 def test_success_and_strict_success():
     episodes = [
         trajectory([step()], success=True),
@@ -87,12 +81,6 @@ def test_recognition_accuracy():
     assert measures.recognition_accuracy([trajectory(steps), other], [("a", "b"), ()]) == 0.5  # (1 + 0.5 + 0) / 3
     assert measures.recognition_accuracy([trajectory(steps), other], [("a", "b"), ("a",)]) == 0.375
     assert measures.recognition_accuracy([trajectory(steps)], [()]) is None
-
-
-def test_thought_unique_share():
-    steps = [step(parse=parsed(t)) for t in ("x", "x", "y", "z")] + [step(parse=FAILED), step(parse=parsed(""))]
-    assert measures.thought_unique_share(steps) == 0.75
-    assert measures.thought_unique_share([]) is None
 
 
 def test_sampled_entropy_is_a_mean_over_tokens():

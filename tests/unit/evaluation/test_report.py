@@ -245,6 +245,25 @@ def test_html_is_one_safe_file(tmp_path: Path) -> None:
     assert output.stat().st_size < 5_000_000
 
 
+def test_html_shows_how_thoughts_fare_and_what_was_warned_of(tmp_path: Path) -> None:
+    keys = (
+        "thought_unique_share", "thought_self_bleu", "thought_action_agreement", "thought_own_prompt_share",
+        "thought_mutual_information_nats", "thought_entropy_nats", "action_entropy_nats", "completion_length_tokens",
+    )  # fmt: skip
+    records = [{"stage": "rl", "iteration": i} | {f"rollout/{k}": i / 9 for k in keys} for i in range(10)]
+    records[7]["warnings"] = ["format: <b> type `this`", "length: type `that`"]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_html_report(tmp_path, _report(), tmp_path / "r.html")
+    text = _Page((tmp_path / "r.html").read_text()).text
+    for shown in (
+        "Thought diversity", "self-BLEU", "unique thoughts", "Thought, action and input", "action follows from the facts",
+        "likeliest under its own prompt", "Mutual information, nats", "Completion length, tokens", "a token of thoughts",
+        "an action", "Iteration 7: format: <b> type `this`", "Iteration 7: length: type `that`",
+    ):  # fmt: skip
+        assert shown in text
+    assert text.count("Iteration ") == 2
+
+
 def test_html_without_metrics_and_episodes(tmp_path: Path) -> None:
     write_html_report(tmp_path, _report(), tmp_path / "r.html")
     page = _Page((tmp_path / "r.html").read_text())

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import eyas
-from eyas.config import ModelConfig
 from eyas.envs.blackjack import DESCRIPTION as BLACKJACK
 from eyas.envs.frozenlake import PICTURE_DESCRIPTION as FROZEN_LAKE
 from eyas.envs.numberline import DESCRIPTION as NUMBER_LINE
@@ -75,10 +74,8 @@ def test_an_unknown_option_is_refused_with_the_nearest():
 
 
 def test_the_normalisation_can_be_chosen():
-    dark = eyas.Agent.from_pretrained(
-        "nano", **ModelConfig(options={"image_mean": 0.25}).model_dump(include={"options"})
-    )
-    assert dark.policy.model.processor.image_processor.image_mean == [0.25] * 3
+    dark = eyas.Agent.from_pretrained("nano", options={"image_mean": 0.25})
+    assert tuple(dark.policy.model.processor.image_processor.image_mean) == (0.25, 0.25, 0.25)
 
 
 def test_the_recipe_encodes_as_the_model_does(agent, recipe):
@@ -103,12 +100,10 @@ def test_no_task_that_transfer_is_measured_on_was_trained(recipe):
         assert not any(key in text for text in asked)
 
 
-@pytest.mark.parametrize(
-    ("scene", "least"), [("one_number", 0.0), ("two_numbers", 0.0), ("playing_cards", 0.0), ("told_words", 0.0)]
-)
-def test_it_answers_what_it_has_not_seen(agent, recipe, scene, least):
+@pytest.mark.parametrize(("scene", "least"), [("one_number", 0.5), ("two_numbers", 0.35), ("playing_cards", 0.45)])
+def test_it_answers_about_plain_pictures_that_it_has_not_seen(agent, recipe, scene, least):
     pretraining, forms, scenes = recipe
     rng, images = generator("nano unit test", scene), MemoryImageStore()
-    items = [forms.in_form(rng, getattr(scenes, scene)(rng)) for _ in range(60)]
+    items = [forms.in_form(rng, getattr(scenes, scene)(rng, 1.0)) for _ in range(60)]
     sampler = InProcessSampler(agent.policy.model, images)
     assert pretraining.right_answers(sampler, images, items) > least

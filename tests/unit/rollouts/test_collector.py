@@ -111,6 +111,12 @@ def test_tasks_are_drawn_by_weight_and_a_group_has_one():
     assert all(a.task == b.task for a, b in zip(trajectories[::2], trajectories[1::2]))
 
 
+def test_a_task_of_weight_0_is_never_played_in_training():
+    tasks = [dataclasses.replace(text_task(CountingEnv), weight=w) for w in (0.0, 1.0, 0.0)]
+    c = Collector(always("0"), tasks, MemoryImageStore(), 0, Split.TRAIN, 4)
+    assert {t.task for t in c.episodes(range(50))} == {1}
+
+
 # ----------------------------------------------------------------------------------------------- a fixed number of steps
 
 

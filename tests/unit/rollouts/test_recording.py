@@ -25,6 +25,7 @@ from eyas.types import (
     ActionScores,
     Completion,
     ExecutedBy,
+    ExpertMove,
     FailureReason,
     FinishReason,
     ImagePart,
@@ -93,6 +94,7 @@ def _conversation(store: MemoryImageStore, num_steps: int = 4, seed: int = 0) ->
         step = Step(
             messages, completion, parse, np.int64(index), ExecutedBy.POLICY, reward, {"place": "4"}, (0, 2), "right"
         )
+        step.expert_move = ExpertMove(np.int64(1), {"place": "4"}, "Left.", is_lost=True) if index else None
         step.value, step.advantage = (0.1 + index, float("nan")) if index else (None, None)
         if index:
             step.learner_logprobs, step.updated_logprobs, step.token_advantages = rng.normal(size=(3, 2)).astype("f4")

@@ -1,17 +1,30 @@
 """Datasets: what a broken environment does to them, and who plays."""
 
+import re
+import tomllib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from eyas.errors import DatasetError, EnvironmentFailure
-from eyas.rollouts.actors import RandomActor
+from eyas.build import build_run
+from eyas.config import CollectStage, RunConfig
+from eyas.errors import ConfigError, DatasetError, EnvironmentFailure
+from eyas.evaluation.records import read_metrics
+from eyas.interface.history import Conversation
+from eyas.rollouts.actors import PolicyActor, RandomActor
+from eyas.rollouts.datasets import dataset_info, load_trajectories
 from eyas.rollouts.images import MemoryImageStore
+from eyas.rollouts.task import Task
 from eyas.seeding import Split, environment_seed
 from eyas.training import collect as module
-from eyas.training.collect import collect_dataset, demonstrator
-from helpers import CountingEnv, text_task
+from eyas.training.collect import chosen, collect_dataset, demonstrator
+from eyas.training.loop import train
+from eyas.types import ExecutedBy, ExpertMove, ParsedAction, Trajectory
+from helpers import CountingEnv, ScriptedPolicy, always, nano_policy, prompt_text, seeded_text, text_task
 
 
 class Failing(CountingEnv):
@@ -68,6 +81,111 @@ def test_a_file_of_one_episode_that_is_lost_does_not_stop_the_collecting(
 
 
 def test_random_play_writes_where_it_demonstrates_and_says_nothing_elsewhere() -> None:
-    actor = demonstrator(text_task(CountingEnv), "random", 0.0)
+    actor = demonstrator(text_task(CountingEnv), CollectStage(policy="random", episodes=1))
     assert isinstance(actor, RandomActor)
     assert actor.is_writing and not RandomActor().is_writing
+
+
+# ----------------------------------------------------------------------------------------------- what is kept of it
+
+
+def with_expert(**options: Any) -> Task:
+    """Counting, where the expert always says 1; an episode succeeds whose last action was 1."""
+    return replace(text_task(CountingEnv, **options), expert=lambda env: ExpertMove(1, thought="One."))
+
+
+def written_by(tmp_path: Path, task: Task, actor: Any, **options: Any) -> list[Trajectory]:
+    stage = CollectStage(policy="self", episodes=12, **options)
+    actor.asks_expert = stage.labels == "expert"
+    keep = partial(chosen, task, stage)
+    numbers = collect_dataset(
+        task, actor, MemoryImageStore(), tmp_path, 0, range(12), {}, lambda n: None, num_envs=2, chosen=keep
+    )
+    assert numbers["rollout/episodes_count"] == 12.0  # of all that was played
+    return load_trajectories(tmp_path)
+
+
+def test_all_is_kept_as_it_was_written(tmp_path: Path) -> None:
+    kept = written_by(tmp_path, with_expert(), ScriptedPolicy(seeded_text))
+    assert len(kept) == 12 and {t.is_strict_success for t in kept} == {True, False}
+
+
+def test_of_successes_only_those_without_a_fallback_are_kept(tmp_path: Path) -> None:
+    everything = written_by(tmp_path / "all", with_expert(), ScriptedPolicy(seeded_text))
+    kept = written_by(tmp_path / "good", with_expert(), ScriptedPolicy(seeded_text), keep="successes")
+    assert [t.episode for t in kept] == [t.episode for t in everything if t.is_strict_success]
+    assert len(kept) < sum(bool(t.success) for t in everything)  # the wrong variant keeps wins by chance
+    info = dataset_info(tmp_path / "good")
+    assert (info["episodes"], info["played"]) == (len(kept), 12)
+
+
+def test_where_nothing_succeeds_nothing_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="none of the 12 episodes succeeded"):
+        written_by(tmp_path, with_expert(), always("0"), keep="successes")
+
+
+def test_the_experts_answers_stand_at_the_players_own_states(tmp_path: Path) -> None:
+    kept = written_by(tmp_path, with_expert(), always("0"), labels="expert")
+    steps = [s for t in kept for s in t.steps]
+    assert {s.completion.text for s in steps} == {'{"thoughts": "One.", "action": "1"}'}
+    assert {s.action for s in steps} == {0}
+    assert all(isinstance(s.parse, ParsedAction) and s.parse.action == 1 for s in steps)
+    assert [prompt_text(s.messages).count("played [0, 0]") for s in kept[0].steps] == [0, 0, 1]
+
+
+def test_in_a_conversation_the_prompts_stay_those_that_the_player_saw(tmp_path: Path) -> None:
+    task = with_expert(history=Conversation())
+    kept = written_by(tmp_path, task, always("0"), labels="expert")
+    assert prompt_text(kept[0].steps[-1].messages).count('{"action": "0"}') == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "expert"}, "has no expert"),
+        ({"policy": "random", "labels": "expert"}, "has no expert"),
+        ({"policy": "self", "labels": "expert"}, "has no expert"),
+        ({"policy": "self", "random_share": 0.5}, "random_share does nothing with policy 'self'"),
+        ({"policy": "checkpoint"}, "unknown demonstrator 'checkpoint': type expert, random or self"),
+    ],
+)
+def test_who_cannot_demonstrate_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        demonstrator(text_task(CountingEnv), CollectStage(episodes=1, **options), nano_policy())
+
+
+def test_the_recipe_of_the_page_on_warm_starts_loads() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "warm_start.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    stages = RunConfig.model_validate(tomllib.loads(block)).stages
+    assert {(s.policy, s.keep, s.labels) for s in stages if isinstance(s, CollectStage)} == {
+        ("expert", "all", "own"), ("self", "successes", "own"), ("self", "all", "expert")
+    }  # fmt: skip
+
+
+def test_the_policy_plays_itself_and_asks_the_expert_for_labels_only() -> None:
+    policy = nano_policy()
+    own = demonstrator(with_expert(), CollectStage(policy="self", episodes=1), policy)
+    labelled = demonstrator(with_expert(), CollectStage(policy="self", labels="expert", episodes=1), policy)
+    assert isinstance(own, PolicyActor) and own.policy is policy
+    assert (own.asks_expert, labelled.asks_expert) == (False, True)
+    with pytest.raises(ConfigError, match="unknown demonstrator 'self'"):
+        demonstrator(with_expert(), CollectStage(policy="self", episodes=1))
+
+
+def test_a_run_learns_from_its_own_episodes_with_the_experts_answers(tmp_path: Path) -> None:
+    interface = {"max_new_tokens": 12, "thoughts": False}
+    size = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
+    own = {"kind": "collect", "name": "own", "policy": "self", "labels": "expert", "episodes": 4}
+    table: dict[str, Any] = {"name": "run", "output": str(tmp_path), "model": {"options": size}}
+    table["tasks"] = [{"env": "eyas/NumberLine-v0", "env_args": {"mode": "text"}, "interface": interface}]
+    table["stages"] = [own, {"kind": "sft", "data": "own", "steps": 2, "batch_size": 4}]
+    run = build_run(RunConfig.model_validate(table), Console(quiet=True))
+    train(run)
+    played = load_trajectories(run.folder / "datasets" / "own")
+    steps = [s for t in played for s in t.steps]
+    assert {s.executed_by for s in steps} <= {ExecutedBy.POLICY, ExecutedBy.FALLBACK}
+    assert {s.completion.text for s in steps} <= {'{"action": "-"}', '{"action": "+"}'}
+    logged = read_metrics(run.folder / "metrics.jsonl")
+    assert logged[0]["rollout/parse_rate"] < 0.5  # of what the untrained policy wrote, not of the labels
+    assert logged[-1]["train/loss"] > 0

@@ -74,7 +74,7 @@ def test_gradients_are_not_kept_alive() -> None:
 
 MODEL = {"options": {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}}
 RL = {
-    "kind": "rl", "iterations": 1, "num_envs": 4, "rollout_steps": 3, "minibatch_size": 100, "micro_batch_size": 5,
+    "kind": "rl", "iterations": 1, "num_envs": 4, "rollout_steps": 3, "minibatch_size": 100, "micro_batch_tokens": 300,
     "epochs": 2, "optim": {"lr": 0.01},
 }  # fmt: skip
 

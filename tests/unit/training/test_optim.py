@@ -183,6 +183,7 @@ class Poisoned(Supervised):
     """Supervised, but some updates are not finite: in the loss, or only in the gradient."""
 
     def __init__(self, bad):
+        super().__init__()
         self.bad, self.calls = bad, 0
 
     def loss(self, batch, output, denominators):

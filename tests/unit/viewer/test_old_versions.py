@@ -13,8 +13,9 @@ from eyas.rollouts.tables import TRAJECTORY_SCHEMA, columns_of, table_to_rows, u
 from eyas.viewer.films import read_recorded
 from eyas.viewer.folders import RunFolder
 
-LATER = {"1": {"scores", "learner_logprobs", "updated_logprobs", "token_advantages"}}
+LATER = {"1": {"scores", "learner_logprobs", "updated_logprobs", "token_advantages", "expert_move"}}
 LATER["2"] = LATER["1"] - {"scores"}
+LATER["3"] = {"expert_move"}
 PROMPT = '[{"role": "user", "parts": [{"text": "?"}]}]'
 ANSWER = '{"text": "a", "token_ids": [1], "sampling_logprobs": [-1.0], "finish_reason": "stop", "policy_version": 3}'
 CHAT = f'[{{"role": "assistant", "parts": [{{"text": "a"}}], "completion": {ANSWER}}}, {PROMPT[1:-1]}]'
@@ -46,14 +47,14 @@ def write_run(folder: Path, version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_the_columns_of_a_version_are_those_it_had(version: str) -> None:
     columns = columns_of(version)
     assert set(TRAJECTORY_SCHEMA.names) - set(columns) == LATER[version]
     assert columns["legal_actions"] == (pa.list_(pa.int64()) if version == "1" else pa.string())
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_the_viewer_reads_a_run_of_an_older_version(version: str, tmp_path: Path, serve: Any) -> None:
     client = serve(write_run(tmp_path / "old", version))
     table = client.get("/api/episodes", params={"run": "old"}).json()
@@ -65,7 +66,7 @@ def test_the_viewer_reads_a_run_of_an_older_version(version: str, tmp_path: Path
     assert (told["steps"][1]["thought"], told["steps"][1]["value"], told["steps"][1]["advantage"]) == ("why", 0.25, 0.5)
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_trajectories_of_an_older_version_are_whole(version: str, tmp_path: Path) -> None:
     (trajectory,) = load_trajectories(write_run(tmp_path / "old", version))
     assert (trajectory.episode, trajectory.success, trajectory.total_return) == (4, True, 2.0)

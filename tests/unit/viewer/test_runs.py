@@ -235,10 +235,21 @@ def test_thoughts_are_the_numbers_of_the_log_with_recorded_examples(client: Test
 
 def test_every_number_that_the_log_has_of_thoughts_is_told(run: Path, serve: Any) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    lines[1] = json.dumps(json.loads(lines[1]) | {"rollout/thought_action_agreement": 0.75})
+    lines[1] = json.dumps(json.loads(lines[1]) | {"rollout/thought_new_measure": 0.75})
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     told = get(serve(run.parent), "thoughts", run="made")["iterations"]
-    assert told[1]["action_agreement"] == 0.75 and "action_agreement" not in told[0]
+    assert told[1]["new_measure"] == 0.75 and "new_measure" not in told[0]
+
+
+def test_entropies_of_thoughts_and_of_all_tokens_are_told_apart_and_warnings_are_told(run: Path, serve: Any) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    said = {"rollout/entropy_nats": 0.5, "rollout/thought_entropy_nats": 0.25, "rollout/action_entropy_nats": 2.0}
+    lines[1] = json.dumps(json.loads(lines[1]) | said | {"warnings": ["format: type this"]})
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    told = get(serve(run.parent), "thoughts", run="made")["iterations"]
+    names = ("entropy_nats", "thought_entropy_nats", "action_entropy_nats", "warnings")
+    assert [told[1][name] for name in names] == [0.5, 0.25, 2.0, ["format: type this"]]
+    assert "warnings" not in told[0]
 
 
 def test_evaluations_are_the_reports_as_they_are_written(client: TestClient, generated: Path) -> None:
