@@ -33,7 +33,7 @@ def shuffled(
     """In random order. With `keeps_groups` groups stay together, so that what their members share is read once."""
     if not keeps_groups:
         return [samples[i] for i in rng.permutation(len(samples))]
-    groups: dict[int, list[TrainingSample]] = {}
+    groups: dict[int | None, list[TrainingSample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
     found = list(groups.values())

@@ -89,7 +89,7 @@ class Policy:
         keys = [(t.key, tuple(c)) for t, c in zip(texts, columns, strict=True)]
         distinct = dict(zip(keys, texts, strict=True))
         result = self._read_before(distinct)
-        todo = sorted(set(distinct) - set(result), key=lambda key: len(distinct[key].ids))
+        todo = sorted((key for key in distinct if key not in result), key=lambda key: len(distinct[key].ids))
         while todo:
             size = max(1, min(MOST_ROWS, MOST_TOKENS // len(distinct[todo[-1]].ids)))
             part, todo = todo[:size], todo[size:]
