@@ -68,7 +68,7 @@ class Sizes:
 
 
 FULL = Sizes(6, 5, 32, 32, 64, 10, 32, 8, 4, 4)
-QUICK = Sizes(2, 2, 8, 8, 16, 3, 4, 2, 2, 1)
+QUICK = Sizes(2, 2, 4, 4, 16, 3, 4, 2, 2, 1)
 
 
 def run_bench(quick: bool = False) -> dict[str, Any]:

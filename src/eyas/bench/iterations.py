@@ -18,7 +18,7 @@ from torch import Tensor
 from eyas.bench.measure import now, now_here
 from eyas.bench.workload import ENVS, MODEL
 from eyas.build import build_run
-from eyas.config import RLStage, RunConfig
+from eyas.config import ModelConfig, RLStage, RunConfig
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.value_head import ValueHead
 from eyas.rollouts.task import Task
@@ -88,7 +88,9 @@ def _timed_env(task: Task, inside: Inside) -> gym.Env:
 
 
 @contextmanager
-def open_run(iterations: int, num_envs: int, rollout_steps: int, minibatch_size: int) -> Iterator[Run]:
+def open_run(
+    iterations: int, num_envs: int, rollout_steps: int, minibatch_size: int, model: ModelConfig = MODEL
+) -> Iterator[Run]:
     """A PPO run on NumberLine in a temporary folder, with completions of the length that a trained policy writes."""
     env, env_args = ENVS[0]
     stage = {
@@ -101,9 +103,15 @@ def open_run(iterations: int, num_envs: int, rollout_steps: int, minibatch_size:
     }
     task = {"env": env, "env_args": env_args, "interface": {"max_new_tokens": COMPLETION_TOKENS}}
     config = {"name": "bench", "threads": torch.get_num_threads(), "tasks": [task], "stages": [stage]}
-    config["model"] = MODEL.model_dump()
+    with opened(config | {"model": model.model_dump()}) as run:
+        yield run
+
+
+@contextmanager
+def opened(config: Mapping[str, Any]) -> Iterator[Run]:
+    """A run in a temporary folder, which says nothing."""
     with tempfile.TemporaryDirectory() as output, open(os.devnull, "w") as nowhere:
-        run = build_run(RunConfig.model_validate(config | {"output": output}), Console(file=nowhere))
+        run = build_run(RunConfig.model_validate(dict(config) | {"output": output}), Console(file=nowhere))
         run.open(resume=False)
         try:
             yield run

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import torch
 
 from eyas.bench.iterations import iterate, open_run
+from eyas.config import ModelConfig
 from eyas.models import vision
 
 SMALL_CACHE_BYTES = 4 * 2**20
@@ -23,7 +24,7 @@ def memory_growth(iterations: int) -> dict[str, Any]:
     counts: dict[int, tuple[int, int | None]] = {}
     with (
         patch.multiple(vision, PROCESSED_BYTES=SMALL_CACHE_BYTES, FEATURES_BYTES=SMALL_CACHE_BYTES // 64),
-        open_run(3 * iterations, num_envs=8, rollout_steps=4, minibatch_size=32) as run,
+        open_run(3 * iterations, num_envs=8, rollout_steps=4, minibatch_size=32, model=ModelConfig()) as run,
     ):
 
         def count(iteration: int) -> None:

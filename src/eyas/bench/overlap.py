@@ -14,9 +14,9 @@ import gymnasium as gym
 
 from eyas.bench.iterations import COMPLETION_TOKENS
 from eyas.bench.measure import Comparison, Side, compare
-from eyas.bench.workload import ENVS, MODEL
+from eyas.bench.workload import ENVS
 from eyas.build import build_policy, build_task
-from eyas.config import InterfaceConfig, TaskConfig, WorkersConfig
+from eyas.config import InterfaceConfig, ModelConfig, TaskConfig, WorkersConfig
 from eyas.models.policy import Policy
 from eyas.rollouts.actors import Decision, PolicyActor, Turn
 from eyas.rollouts.collector import Collector
@@ -33,7 +33,7 @@ def compare_workers(repeats: int, num_envs: int, rollout_steps: int) -> tuple[Co
     env, env_args = ENVS[0]
     interface = InterfaceConfig(max_new_tokens=COMPLETION_TOKENS)
     task = build_task(TaskConfig(env=env, env_args=env_args, interface=interface))
-    actor = TimedActor(build_policy(MODEL, MemoryImageStore()))
+    actor = TimedActor(build_policy(ModelConfig(), MemoryImageStore()))
     step_s = sampling_seconds(actor, task, num_envs, rollout_steps)
     slow = replace(task, make_env=slowed(task.make_env, step_s))
     with worker_sides(actor, slow, num_envs, rollout_steps) as sides:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from itertools import count
 
-
 from eyas.bench.measure import Side
 from eyas.bench.sampling import Prompts, bare_inputs, bare_loop, bare_side, sampling_side
 from eyas.bench.workload import picture_of, requests, text_first

@@ -17,7 +17,7 @@ from eyas.rollouts.actors import Decision, PolicyActor, Turn
 from eyas.rollouts.collector import Collector
 from eyas.samplers.in_process import InProcessSampler
 from eyas.seeding import Split, generator
-from eyas.types import Completion, Message, SampleRequest
+from eyas.types import Completion, Message
 
 Prompts = Sequence[tuple[Message, ...]]
 SLOTS_SHARE = 4  # prompts a slot where lengths vary

@@ -29,8 +29,7 @@ MODEL = ModelConfig(  # an Idefics3 of 2.4 million parameters, 9 tokens a pictur
     }
 )
 SHARED_TEXT = (
-    "You play a game on a line of numbers. You see the current number and the target. Say plus to add one, minus "
-    "to take one away, and stop on the target."
+    "Move the current number to the target number: - lowers it by one, + raises it by one. You see both in a picture."
 )
 
 
@@ -72,7 +71,11 @@ def picture_of(messages: Sequence[Message]) -> ImagePart:
 
 def text_first(messages: Sequence[Message]) -> tuple[Message, ...]:
     """A prompt with the same picture behind a text that all such prompts begin with."""
-    return (Message("user", (TextPart(SHARED_TEXT), picture_of(messages), TextPart("Answer in JSON."))),)
+    return (
+        Message(
+            "user", (TextPart(SHARED_TEXT), picture_of(messages), TextPart("Answer in JSON with the action alone."))
+        ),
+    )
 
 
 def requests(

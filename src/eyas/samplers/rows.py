@@ -62,13 +62,14 @@ class SlotRows:
     def _read(self, unique: Sequence[EncodedPrompt], rows: Tensor, slots: Sequence[int], num_slots: int) -> None:
         """Reads different prompts; `rows` says which of them each slot takes."""
         found = [self.prefixes.find(p, goes_on=True) if self.prefixes is not None else None for p in unique]
+        new = [p.image_hashes[known[1] if known else 0 :] for p, known in zip(unique, found, strict=True)]
+        features = iter(self.model.features(new, self.images, self.version))  # all pictures in one pass
         readings = []
-        for prompt, known in zip(unique, found, strict=True):
-            past, num_images = known if known else (None, 0)
+        for prompt, known, hashes in zip(unique, found, new, strict=True):
+            past = known[0] if known else None
             start = past.length if past else 0
             positions = self.model.positions(prompt.ids, prompt.image_hashes, self.images)
-            features = self.model.features([prompt.image_hashes[num_images:]], self.images, self.version)
-            readings.append(Reading(prompt.ids[start:], positions[:, start:], features, past))
+            readings.append(Reading(prompt.ids[start:], positions[:, start:], [next(features) for _ in hashes], past))
         hidden, added, columns = read_together(self.model, readings)
         self.on_prompts(unique, hidden)
         device = self.model.device
