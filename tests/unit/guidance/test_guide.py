@@ -10,10 +10,12 @@ from eyas.algorithms import PolicyGradient, Supervised
 from eyas.algorithms.gtr import GTRConfig
 from eyas.batch import Denominators
 from eyas.config import OptimConfig
+from eyas.envs.experts import expert_for
 from eyas.guidance.guide import Guide, thought_sample
 from eyas.guidance.options import GuidanceConfig
 from eyas.interface import Interface
 from eyas.models.reading import batch_of
+from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.seeding import Split
@@ -106,8 +108,6 @@ def test_an_answer_without_a_thought_or_too_long_for_the_context_is_left_out():
 
 def samples_of(policy, count):
     """Steps that the policy itself wrote, with their credit."""
-    from eyas.rollouts.actors import PolicyActor
-
     task = text_task(lambda: CountingEnv(length=1), max_new_tokens=6)
     played = Collector(PolicyActor(policy), [task], policy.images, 0, Split.TRAIN, count).steps(1)
     samples = build_samples(played, policy.model, policy.images)
@@ -278,3 +278,16 @@ def test_an_early_end_is_no_success_and_has_no_value_after_it():
     (played, *_) = play(guide_of(nano_policy(), TEXT, ends_where=("punished",)), "0")
     assert played.success is False and played.final_messages is None
     assert not played.stop_reason.is_bootstrapped
+
+
+def test_the_expert_of_the_card_games_sees_what_is_lost():
+    """The formula is no prefix of any that wins: the third of the ends of GTR."""
+    env = gym.make("eyas/EZPoints-v0", mode="text")
+    env.reset(seed=0)
+    expert = expert_for(env)
+    assert expert is not None and not expert(env.unwrapped).is_lost
+    env.step(expert(env.unwrapped).action)
+    assert not expert(env.unwrapped).is_lost
+    env.reset(seed=0)
+    env.step(env.unwrapped.rules.action_names.index("+"))  # type: ignore[attr-defined]
+    assert expert(env.unwrapped).is_lost
