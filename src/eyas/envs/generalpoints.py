@@ -13,13 +13,15 @@ import numpy as np
 from eyas.envs import rendering
 from eyas.envs.base import check_choice, check_range
 from eyas.envs.formulas import FormulaRules, complete, evaluate, is_solvable
-from eyas.envs.pointsgame import COUNTS, FACE_CARDS, CardsEnv
+from eyas.envs.pointsgame import FACE_CARDS, CardsEnv
 from eyas.types import TaskDescription
 
 OPERATORS = ("+", "-", "*", "/", "(", ")")
 ANSWER_CHARACTERS = "0123456789AJQK+-*/()=:, "
 MAX_ANSWER_LENGTH = 64
 UNLIMITED = 10**6  # tokens
+EITHER = "either"
+RULES = {"ten": "J, Q and K count 10.", "rank": "J, Q and K count 11, 12 and 13."}
 Verdict = Literal["right", "wrong_value", "wrong_numbers", "illegal"]
 REWARDS: dict[Verdict, float] = {"right": 5.0, "wrong_value": -1.0, "wrong_numbers": -2.0, "illegal": -3.0}
 WRONG_CARDS_REWARD, LIMIT_REWARD = -1.5, -1.0
@@ -54,10 +56,10 @@ def judge(formula: str, numbers: tuple[int, ...], target: int) -> Verdict:
 
 
 @lru_cache(maxsize=64)
-def _has_a_deal(num_cards: int, target: int, face_cards: str, require_face: bool) -> bool:
+def _has_a_deal(num_cards: int, target: int, rule: str, require_face: bool) -> bool:
     """Whether any hand can be solved, so that redrawing ends."""
     hands = combinations_with_replacement(range(1, 14), num_cards)
-    largest = FACE_CARDS[face_cards]
+    largest = FACE_CARDS[rule]
     return any(
         is_solvable((min(rank, largest) for rank in hand), target)
         for hand in hands
@@ -83,8 +85,8 @@ class GeneralPointsEnv(CardsEnv):
     Operators are + - * / with the usual precedence, signs and brackets; values are exact fractions.
 
     ## Observation Space
-    `mode="image"`: `Box(0, 255, (300, 300, 3), uint8)`, the cards. `mode="text"`: `Text(1, 200)`, the cards in words, and what
-    the verifier said of the attempt before.
+    `mode="image"`: `Box(0, 255, (300, 300, 3), uint8)`, the cards. `mode="text"`: `Text(1, 200)`, the cards in words, what J, Q
+    and K count, and what the verifier said of the attempt before.
 
     ## Rewards
     Of each of the `num_attempts` attempts:
@@ -112,9 +114,9 @@ class GeneralPointsEnv(CardsEnv):
     The environment never truncates.
 
     ## Information
-    `facts` ("cards": the ranks as printed, e.g. "2, K"; "number": what they count, e.g. "2, 10") at every step, and in image
-    mode after a failed attempt `observation_text` (what the verifier said, for the prompt). At the end `success` (+5 was
-    earned) and `progress` (1 or 0).
+    `facts` ("cards": the ranks as printed, e.g. "2, K"; "number": what they count, e.g. "2, 10") and in image mode
+    `observation_text` (what J, Q and K count, and what the verifier said, for the prompt) at every step. At the end `success`
+    (+5 was earned) and `progress` (1 or 0).
 
     The verifier's word fits a conversation (`history.kind = "conversation"`); it repeats the attempt, so that a prompt
     without the past holds what is needed to mend it.
@@ -132,7 +134,7 @@ class GeneralPointsEnv(CardsEnv):
     | `num_cards`     | **int**  | `4`       | 2..4; fewer for a small model                                             |
     | `target`        | **int**  | `24`      | 1..1000; what the formula has to equal                                    |
     | `num_attempts`  | **int**  | `5`       | 1..100; graded attempts                                                   |
-    | `face_cards`    | **str**  | `"ten"`   | `"ten"`: J, Q, K count 10; `"rank"`: 11, 12, 13, another rule             |
+    | `face_cards`    | **str**  | `"ten"`   | `"ten"`: J, Q, K count 10; `"rank"`: 11, 12, 13; `"either"`: drawn at reset |
     | `suits`         | **str**  | `"all"`   | `"all"`, `"black"` or `"red"`, other looks                                |
     | `solvable_only` | **bool** | `True`    | deal only what can be solved                                              |
     | `require_face`  | **bool** | `False`   | deal at least one face card                                               |
@@ -147,6 +149,7 @@ class GeneralPointsEnv(CardsEnv):
     """
 
     max_text_length = 200
+    rule_choices = (*FACE_CARDS, EITHER)
 
     def __init__(
         self,
@@ -167,7 +170,8 @@ class GeneralPointsEnv(CardsEnv):
         check_range("target", target, 1, 1000)
         check_range("num_attempts", num_attempts, 1, 100)
         check_choice("solvable_only", solvable_only, (False, True))
-        if solvable_only and not _has_a_deal(num_cards, target, face_cards, require_face):
+        self._rules = tuple(FACE_CARDS) if face_cards == EITHER else (face_cards,)
+        if solvable_only and not all(_has_a_deal(num_cards, target, rule, require_face) for rule in self._rules):
             raise ValueError(
                 f"no {num_cards} cards make target={target}: type a smaller target, or solvable_only=False"
             )
@@ -180,12 +184,12 @@ class GeneralPointsEnv(CardsEnv):
         cards = "" if self.mode == "text" else " Write the cards that you see, a colon, then the formula."
         return _describe(
             f"You play GeneralPoints: write one formula of + - * / and brackets that uses each of the {self.num_cards} "
-            f"cards once and equals {self.target}. {COUNTS[self.face_cards]}{cards}"
+            f"cards once and equals {self.target}. A counts 1.{cards}"
         )
 
     def solution(self) -> str | None:
         """A right formula, always the same for the same cards; None where there is none."""
-        rules = FormulaRules(self.target, UNLIMITED, FACE_CARDS[self.face_cards], OPERATORS)
+        rules = FormulaRules(self.target, UNLIMITED, FACE_CARDS[self.rule], OPERATORS)
         tokens = complete(rules, self.numbers, ())
         return None if tokens is None else "".join(tokens)
 
@@ -205,7 +209,13 @@ class GeneralPointsEnv(CardsEnv):
             ):
                 return ranks
 
+    def count(self, rank: int) -> int:
+        """What a card of this rank counts in this episode."""
+        return min(rank, FACE_CARDS[self.rule])
+
     def _deal(self) -> None:
+        is_drawn = len(self._rules) > 1
+        self.rule = self._rules[int(self.np_random.integers(2))] if is_drawn else self._rules[0]
         super()._deal()
         self.num_failed = 0
         self._said = ""
@@ -247,12 +257,14 @@ class GeneralPointsEnv(CardsEnv):
         cards = "" if is_read else "The cards were not read right. "
         return f"Attempt {self.num_failed} failed. {cards}'{formula}' {findings[verdict]}."
 
+    def _sentences(self) -> str:
+        return f"{RULES[self.rule]} {self._said}".strip()
+
     def _info(self) -> dict[str, Any]:
-        said = {"observation_text": self._said} if self._said and self.mode == "image" else {}
-        return {"facts": self.facts} | said
+        return {"facts": self.facts} | ({"observation_text": self._sentences()} if self.mode == "image" else {})
 
     def _words(self) -> str:
-        return " ".join(filter(None, (f"The cards are {self.card_names}.", self._said)))
+        return f"The cards are {self.card_names}. {self._sentences()}"
 
     def _draw(self) -> np.ndarray:
         return rendering.draw_formula_table(self._cards, "", self.background)

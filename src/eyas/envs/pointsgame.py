@@ -35,6 +35,7 @@ class CardsEnv(DrawnEnv):
     """Cards on the table: `ranks` (1..13) and `numbers` (what they count), of looks that change nothing in the game."""
 
     num_cards: int
+    rule_choices: tuple[str, ...] = tuple(FACE_CARDS)
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class CardsEnv(DrawnEnv):
         background: str,
     ) -> None:
         super().__init__(mode, render_mode, jitter, background)
-        check_choice("face_cards", face_cards, tuple(FACE_CARDS))
+        check_choice("face_cards", face_cards, self.rule_choices)
         check_choice("suits", suits, tuple(rendering.SUIT_SETS))
         check_choice("require_face", require_face, (False, True))
         self.face_cards, self.suits, self.require_face = face_cards, suits, require_face

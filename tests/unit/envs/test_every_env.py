@@ -17,7 +17,6 @@ from helpers_envs import some_action
 LAKE_IDS = ["eyas/FrozenLake-v0", "eyas/FrozenLake4x4-v0"]  # Gymnasium's pictures, no looks of our own
 IDS = [i for i in eyas.envs.ENTRY_POINTS if i not in LAKE_IDS]
 CARD_IDS = ["eyas/EZPoints-v0", "eyas/Points24-v0", "eyas/GeneralPoints-v0", "eyas/Blackjack-v0"]
-TOKEN_IDS = CARD_IDS[:2]  # a formula token by token
 FORMULA_IDS = CARD_IDS[:3]
 TEXT_LENGTHS = {"eyas/Sokoban-v0": (71, 71), "eyas/Blackjack-v0": (1, 200), "eyas/GeneralPoints-v0": (1, 200)}
 VARIANTS = [
@@ -72,8 +71,8 @@ def test_observations_stay_in_their_space_and_info_is_complete(env_id, arguments
                     assert info["legal_actions"] == list(range(env.action_space.n))
                 assert all(isinstance(v, str) for v in info["facts"].values())
                 assert set(env.unwrapped.description.fact_keys) <= info["facts"].keys()
-                has_sentence = env_id in TOKEN_IDS and env.unwrapped.mode == "image"
-                assert ("observation_text" in info) == has_sentence or env_id == "eyas/GeneralPoints-v0"
+                has_sentence = env_id in FORMULA_IDS and env.unwrapped.mode == "image"
+                assert ("observation_text" in info) == has_sentence
             assert isinstance(info["success"], bool)
             assert isinstance(info["progress"], float)
             assert 0 <= info["progress"] <= 1

@@ -99,21 +99,36 @@ def test_faces_count_their_rank_under_the_other_rule():
     assert start(11, 2, target=12).step("10+2")[1] == 5
 
 
+def test_with_either_rule_each_episode_says_which_holds():
+    env = GeneralPointsEnv("text", num_cards=3, target=12, face_cards="either", require_face=True)
+    rules = []
+    for seed in range(60):
+        words, info = env.reset(seed=seed)
+        largest = 10 if "count 10." in words else 13
+        assert info["facts"]["number"] == ", ".join(str(min(rank, largest)) for rank in env.ranks)
+        assert env.step(env.solution())[1] == 5
+        rules.append(largest)
+    assert 15 < rules.count(10) < 45
+
+
 def test_the_verifier_says_what_was_wrong_and_the_text_shows_it():
     env = start(2, 13, target=12)
-    assert env.step("2*10")[0] == "The cards are 2, K. Attempt 1 failed. '2*10' equals 20, not 12."
+    counts = "J, Q and K count 10."
+    assert env._words() == f"The cards are 2, K. {counts}"
+    assert env.step("2*10")[0] == f"The cards are 2, K. {counts} Attempt 1 failed. '2*10' equals 20, not 12."
     assert env.step("2/10")[0].endswith("Attempt 2 failed. '2/10' equals 1/5, not 12.")
     assert env.step("2+2")[0].endswith("'2+2' does not use the number of each card once.")
     assert env.step("2+")[0].endswith("'2+' is no formula.")
     image = start(2, 13, mode="image", target=12)
-    assert "observation_text" not in image.reset(seed=0)[1]
+    assert image.reset(seed=0)[1]["observation_text"] == counts
     said = image.step("4: 1")[4]["observation_text"]
-    assert said == "Attempt 1 failed. The cards were not read right. '1' does not use the number of each card once."
-    assert "observation_text" not in image.reset(seed=0)[1]
+    said_of_it = "Attempt 1 failed. The cards were not read right. '1' does not use the number of each card once."
+    assert said == f"{counts} {said_of_it}"
+    assert image.reset(seed=0)[1]["observation_text"] == counts
 
 
 def test_the_longest_words_stay_in_their_space():
-    env = start(10, 10, 10, 10, mode="text", solvable_only=False, num_attempts=100)
+    env = start(10, 10, 10, 10, mode="text", solvable_only=False, num_attempts=100, face_cards="rank")
     for answer in ("1" * 64, "K" * 64, "(" * 64, " " * 64, ":" * 64):
         assert all(env.observation_space.contains(env.step(answer)[0]) for _ in range(20))
 

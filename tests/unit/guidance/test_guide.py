@@ -289,5 +289,5 @@ def test_the_expert_of_the_card_games_sees_what_is_lost():
     env.step(expert(env.unwrapped).action)
     assert not expert(env.unwrapped).is_lost
     env.reset(seed=0)
-    env.step(env.unwrapped.rules.action_names.index("+"))  # type: ignore[attr-defined]
+    env.step(env.unwrapped.rules.action_names.index("*"))  # type: ignore[attr-defined]
     assert expert(env.unwrapped).is_lost

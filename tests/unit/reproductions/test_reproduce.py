@@ -88,7 +88,8 @@ def test_a_failed_arm_is_reported_and_the_others_go_on(place):
 def test_an_interruption_reaches_the_runs_and_they_go_on_afterwards(place, how):
     with_arm(place, "slow")
     code = (
-        "import sys; from eyas.reproductions import running; from eyas.cli import main;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may have it ignored
+        "from eyas.reproductions import running; from eyas.cli import main;"
         f"running.TRAIN = {running.TRAIN!r}; running.POLL_S = 0.02; main()"
     )
     folders = ["--output", str(place / "pages"), "--runs", str(place / "runs"), "--seeds", "0"]
