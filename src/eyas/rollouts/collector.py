@@ -304,7 +304,7 @@ class Collector:
             effect = interface.on_parse_failure
             action = self._fallback_action(running, effect, turn)
         running.parse_failures += effect is not None
-        step = _step(running, turn, decision, action, effect)
+        step = step_record(running, turn, decision, action, effect)
         if action is not None:
             running.step, running.moves = step, interface.moves(action)
             self.moves_asked += len(running.moves)
@@ -369,13 +369,13 @@ def _source(task: Task, actor: Actor) -> EnvSource:
     return EnvSource(task.make_env, interface.renders, expert, may_follow)
 
 
-def _step(running: Running, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
+def step_record(running: Running, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
     """The record of a decision, before the environment has answered."""
     terms = {"environment": 0.0}
     if effect in (FailureEffect.PENALTY, FailureEffect.END):
         terms["parse_failure"] = turn.interface.parse_failure_penalty
     return Step(
-        messages=running.messages,
+        messages=turn.messages,
         completion=decision.completion,
         parse=decision.parse,
         action=action,

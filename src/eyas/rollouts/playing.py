@@ -9,6 +9,7 @@ from eyas.errors import ConfigError, EnvironmentFailure
 from eyas.interface.actions import SequenceCodec
 from eyas.interface.codecs import ReadFailure
 from eyas.rollouts.actors import Decision, PolicyActor, Turn
+from eyas.rollouts.collector import step_record
 from eyas.rollouts.episode import BROKEN, Running
 from eyas.rollouts.task import Task
 from eyas.seeding import Split, derive_seed, environment_seed, generator
@@ -19,8 +20,6 @@ from eyas.types import (
     FailureEffect,
     ImageStore,
     ParsedAction,
-    RewardBreakdown,
-    Step,
     StopReason,
     Trajectory,
 )
@@ -122,7 +121,7 @@ class Playing:
             effect = interface.on_parse_failure
             is_random = effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY)
             action = interface.random_action(generator(turn.seed), turn.legal_actions) if is_random else None
-        step = _record(running, turn, decision, action, effect)
+        step = step_record(running, turn, decision, action, effect)
         self.suggestion, self._draws = None, 0
         if action is not None:
             running.step, running.moves = step, interface.moves(action)
@@ -198,21 +197,3 @@ def demonstrated(turn: Turn, action: Any) -> Decision:
     parsed = interface.parse(completion, turn.legal_actions)
     is_carried = isinstance(parsed, ParsedAction) and parsed.name == name
     return Decision(completion, parsed, ExecutedBy.HUMAN) if is_carried else wordless
-
-
-def _record(running: Running, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
-    """The record of a decision, before the environment has answered."""
-    terms = {"environment": 0.0}
-    if effect in (FailureEffect.PENALTY, FailureEffect.END):
-        terms["parse_failure"] = turn.interface.parse_failure_penalty
-    return Step(
-        messages=turn.messages,
-        completion=decision.completion,
-        parse=decision.parse,
-        action=action,
-        executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
-        reward=RewardBreakdown(terms, running.task.reward_scale),
-        facts=running.told.facts,
-        legal_actions=turn.legal_actions if turn.legal_actions is None else tuple(turn.legal_actions),
-        action_name=None if action is None else turn.interface.name_of(action),
-    )
