@@ -185,6 +185,7 @@ def test_digits_go_to_the_views_and_letters_typed_in_a_field_stay_there(open_pag
         page.keyboard.press(key)
         expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
     page.keyboard.press("1")
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
     page.keyboard.press("/")
     page.keyboard.type("1d2?x")
     expect(page.get_by_label("Search runs")).to_have_value("1d2?x")
