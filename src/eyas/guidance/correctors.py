@@ -12,6 +12,7 @@ from eyas.model_config import ModelConfig
 from eyas.models.loading import build_model
 from eyas.models.policy import Policy
 from eyas.rollouts.samples import as_texts
+from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
 from eyas.samplers.openai import ServedSampler
 from eyas.seeding import derive_seed
@@ -22,8 +23,8 @@ class Corrector(Protocol):
     asks_expert: bool  # whether steps are to carry the expert's move
     costs: dict[str, float]  # what correcting took since the stage began, by name
 
-    def __call__(self, interface: Interface, steps: Sequence[Step]) -> list[str | None]:
-        """For each step an answer whose thought is right: the step's own text where that is.
+    def __call__(self, task: Task, steps: Sequence[Step]) -> list[str | None]:
+        """For each step of the task an answer whose thought is right: the step's own text where that is.
 
         Only what stands before its action is learned. None where nothing can be said.
         """
@@ -51,17 +52,31 @@ def register_corrector(name: str) -> Callable[[Factory], Factory]:
 # ----------------------------------------------------------------------------------------------- by rule
 
 
-def is_right(interface: Interface, step: Step, move: ExpertMove) -> bool:
-    """Whether the written facts are the true ones, the action is the expert's, and the thought names no other."""
-    parse, best = step.parse, interface.name_of(move.action)
-    if not isinstance(parse, ParsedAction) or interface.name_of(interface.moves(parse.action)[0]) != best:
+def _follows(task: Task, move: ExpertMove, action: Any) -> bool:
+    try:
+        return task.fact_rule is not None and task.fact_rule(move.facts, action)
+    except ValueError:  # no action follows
+        return False
+
+
+def is_right(task: Task, step: Step, move: ExpertMove) -> bool:
+    """Whether the written facts are the true ones, the action is a best one, and the thought names no other.
+
+    An action is a best one where it follows from the true facts by the task's rule; without a rule, where it is the expert's.
+    """
+    interface, parse = task.interface, step.parse
+    if not isinstance(parse, ParsedAction):
         return False
     if any(parse.facts.get(k, "").strip() != move.facts.get(k) for k in interface.format.fact_keys):
+        return False
+    action = interface.moves(parse.action)[0]
+    taken = interface.name_of(action)
+    if taken != interface.name_of(move.action) and not _follows(task, move, action):
         return False
     if not interface.codec.names:  # its words cannot be told from others
         return True
     try:
-        return interface.name_of(interface.moves(interface.codec.read(parse.thought))[0]) == best
+        return interface.name_of(interface.moves(interface.codec.read(parse.thought))[0]) == taken
     except ReadFailure:  # the thought names none, or several
         return True
 
@@ -75,15 +90,15 @@ class ExpertCorrector:
     def __init__(self, config: GuidanceConfig, policy: Policy):
         self.costs: dict[str, float] = {}
 
-    def __call__(self, interface: Interface, steps: Sequence[Step]) -> list[str | None]:
-        return [self._correct(interface, step) for step in steps]
+    def __call__(self, task: Task, steps: Sequence[Step]) -> list[str | None]:
+        return [self._correct(task, step) for step in steps]
 
     @staticmethod
-    def _correct(interface: Interface, step: Step) -> str | None:
+    def _correct(task: Task, step: Step) -> str | None:
         move = step.expert_move
-        if move is None or not set(interface.format.fact_keys) <= set(move.facts):
+        if move is None or not set(task.interface.format.fact_keys) <= set(move.facts):
             return None
-        return step.completion.text if is_right(interface, step, move) else interface.write(move)
+        return step.completion.text if is_right(task, step, move) else task.interface.write(move)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -116,7 +131,8 @@ class ModelCorrector:
         self._answers: dict[str, str | None] = {}
         self._version = -1
 
-    def __call__(self, interface: Interface, steps: Sequence[Step]) -> list[str | None]:
+    def __call__(self, task: Task, steps: Sequence[Step]) -> list[str | None]:
+        interface = task.interface
         version = getattr(self.asked, "version", 0)  # of a served model nobody knows
         if version != self._version:
             self._answers, self._version = {}, version

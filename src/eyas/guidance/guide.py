@@ -69,7 +69,7 @@ class Guide:
         before, counts = dict(self.corrector.costs), np.zeros(3)
         for task in self.tasks:
             steps = [s for t in trajectories if t.task == task.index for s in t.steps]
-            for step, text in zip(steps, self.corrector(task.interface, steps), strict=True):
+            for step, text in zip(steps, self.corrector(task, steps), strict=True):
                 counts += 1, text is None, text not in (None, step.completion.text)
                 if text is not None:
                     self._keep(task.interface, step, text)

@@ -1,22 +1,28 @@
 """Correctors: the rule on experts, and the model that is asked, with its memory, its budget and its last retry."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 import eyas.envs  # noqa: F401
+from eyas.envs.experts import expert_for, fact_rule_for
 from eyas.errors import ConfigError
 from eyas.guidance.correctors import CORRECTORS, ExpertCorrector, ModelCorrector, corrector_factory, register_corrector
 from eyas.guidance.guide import check_guidance
 from eyas.guidance.options import GuidanceConfig
 from eyas.interface import Interface
 from eyas.models.policy import Policy
+from eyas.rollouts.task import Task
 from eyas.types import Completion, ExpertMove
 from helpers import nano_policy, prompt, prompt_text, step, text_task
 from helpers_served import FakeServer
 
+EZPOINTS = gym.make("eyas/EZPoints-v0", mode="text")
 NUMBER_LINE = gym.make("eyas/NumberLine-v0", mode="text")
 LINE = Interface.for_env(NUMBER_LINE)
+TASK = Task(lambda: NUMBER_LINE, LINE)
 TRUTH = {"current number": "3", "target number": "5"}
 UP = ExpertMove(1, TRUTH)
 
@@ -34,8 +40,8 @@ def step_of(text, move=UP, asked="The target number is 5."):
 # ----------------------------------------------------------------------------------------------- by rule
 
 
-def by_rule(*steps, interface=LINE):
-    return ExpertCorrector(GuidanceConfig(), nano_policy())(interface, steps)
+def by_rule(*steps, task=TASK):
+    return ExpertCorrector(GuidanceConfig(), nano_policy())(task, steps)
 
 
 @pytest.mark.parametrize("thought", ["From 3 to 5 I choose +.", "Up it goes.", "Not -, but +.", ""])
@@ -68,8 +74,28 @@ def test_of_several_actions_the_first_is_the_experts():
     several = Interface.for_env(NUMBER_LINE, max_actions=3)
     texts = [written(thought="So.", action="+,-"), written(thought="So.", action="-,+")]
     steps = [step(c := Completion(t), several.parse(c, None), expert_move=UP) for t in texts]
-    kept, corrected = by_rule(*steps, interface=several)
+    kept, corrected = by_rule(*steps, task=Task(lambda: NUMBER_LINE, several))
     assert kept == texts[0] and corrected != texts[1]
+
+
+def test_another_move_that_wins_too_is_right_where_a_rule_says_so():
+    interface = Interface.for_env(EZPOINTS)
+    EZPOINTS.reset(seed=3)
+    env = EZPOINTS.unwrapped
+    move = expert_for(EZPOINTS)(env)
+    first, second, wrong = env.numbers[0], env.numbers[1], 1
+    assert (
+        first != second
+        and wrong not in env.numbers
+        and env.rules.action_names[move.action] in (str(first), str(second))
+    )
+    names = [str(first), str(second), str(wrong)]
+    moves = [replace(move, action=env.rules.action_names.index(name)) for name in names]
+    texts = [interface.write(m) for m in moves]
+    steps = [step(c := Completion(t), interface.parse(c, None), expert_move=move) for t in texts]
+    ruled = Task(lambda: EZPOINTS, interface, fact_rule=fact_rule_for(EZPOINTS))
+    assert by_rule(*steps, task=ruled) == [*texts[:2], interface.write(move)]
+    assert by_rule(*steps, task=Task(lambda: EZPOINTS, interface)) == [interface.write(move)] * 3
 
 
 # ----------------------------------------------------------------------------------------------- by a model
@@ -97,7 +123,7 @@ def asking(asked, **options) -> ModelCorrector:
 
 def test_its_answer_is_the_correction():
     asked = Answering(written(current="3"))
-    assert asking(asked)(LINE, [step_of(written(current="4"))]) == [written()]
+    assert asking(asked)(TASK, [step_of(written(current="4"))]) == [written()]
     (request,) = asked.asked
     assert [m.role for m in request.messages] == ["user", "assistant", "user"]
     assert prompt_text(request.messages[1:2]) == written(current="4")
@@ -109,28 +135,28 @@ def test_what_it_answered_is_remembered_until_its_weights_change():
     asked = Answering(written())
     correct = asking(asked)
     same, other = step_of("a"), step_of("a", asked="The target number is 4.")
-    assert correct(LINE, [same, same, other, step_of("b")]) == [written()] * 4
+    assert correct(TASK, [same, same, other, step_of("b")]) == [written()] * 4
     assert len(asked.asked) == 3
-    correct(LINE, [other, same])
+    correct(TASK, [other, same])
     assert len(asked.asked) == 3
     assert correct.costs == {
         "corrector_calls_count": 3.0, "corrector_cached_count": 3.0, "corrector_tokens_count": 21.0
     }  # fmt: skip
     asked.version = 1
-    correct(LINE, [same])
+    correct(TASK, [same])
     assert len(asked.asked) == 4
 
 
 def test_an_answer_that_says_nothing_is_asked_for_again_and_then_never_more():
     unusable = ["no", '{"thoughts": "So.", "action": "+"}', written(thought="")]
     asked = Answering(*unusable, written())
-    assert asking(asked, retries=3)(LINE, [step_of("a")]) == [written()]
+    assert asking(asked, retries=3)(TASK, [step_of("a")]) == [written()]
     assert len({r.seed for r in asked.asked}) == 4
     asked = Answering("no")
     correct = asking(asked, retries=2)
-    assert correct(LINE, [step_of("a")]) == correct(LINE, [step_of("a")]) == [None]
+    assert correct(TASK, [step_of("a")]) == correct(TASK, [step_of("a")]) == [None]
     assert len(asked.asked) == 3
-    asking(once := Answering("no"), retries=0)(LINE, [step_of("a")])
+    asking(once := Answering("no"), retries=0)(TASK, [step_of("a")])
     assert len(once.asked) == 1
 
 
@@ -138,12 +164,12 @@ def test_after_its_last_call_it_is_asked_no_more_but_remembers():
     asked = Answering(written())
     correct = asking(asked, most_calls=3)
     steps = [step_of(t) for t in "abcde"]
-    assert correct(LINE, steps) == [written()] * 3 + [None] * 2
-    assert correct(LINE, steps) == [written()] * 3 + [None] * 2
+    assert correct(TASK, steps) == [written()] * 3 + [None] * 2
+    assert correct(TASK, steps) == [written()] * 3 + [None] * 2
     assert len(asked.asked) == 3
     other = asking(asked, most_calls=3)
     other.load_state_dict(correct.state_dict())
-    assert other(LINE, steps) == [written()] * 3 + [None] * 2
+    assert other(TASK, steps) == [written()] * 3 + [None] * 2
     assert other.costs["corrector_cached_count"] > correct.costs["corrector_cached_count"] and len(asked.asked) == 3
 
 
@@ -151,15 +177,15 @@ def test_it_is_told_the_truth_where_it_may_know_it():
     for knows_truth in (False, True):
         asked = Answering(written())
         correct = asking(asked, knows_truth=knows_truth)
-        correct(LINE, [step_of("a")])
+        correct(TASK, [step_of("a")])
         told = asked.asked[0].messages[-1].parts[0].text
         assert ("current number: 3; target number: 5; best action: +." in told) == knows_truth == correct.asks_expert
 
 
 def test_a_prompt_that_does_not_fit_is_not_asked():
     asked = Answering(written(), room=99)
-    assert asking(asked, max_new_tokens=100)(LINE, [step_of("a")]) == [None]
-    assert asking(asked, max_new_tokens=99)(LINE, [step_of("a")]) == [written()]
+    assert asking(asked, max_new_tokens=100)(TASK, [step_of("a")]) == [None]
+    assert asking(asked, max_new_tokens=99)(TASK, [step_of("a")]) == [written()]
     assert len(asked.asked) == 1
 
 
@@ -168,7 +194,7 @@ def test_a_served_model_is_asked_and_its_tokens_are_counted():
         correct = ModelCorrector(
             GuidanceConfig(corrector="model", model="served:tiny", base_url=server.url), nano_policy()
         )
-        assert correct(LINE, [step_of("a"), step_of("a"), step_of("b")]) == [written()] * 3
+        assert correct(TASK, [step_of("a"), step_of("a"), step_of("b")]) == [written()] * 3
     assert len(server.bodies) == 2
     assert {b["model"] for b in server.bodies} == {"tiny"}
     assert correct.costs["corrector_tokens_count"] > 0
