@@ -95,8 +95,13 @@ def _number(value: float | None, interval: Interval | None, is_share: bool) -> s
 
 
 def _over_seeds(values: Sequence[float], num_seeds: int, is_share: bool) -> str:
-    """The mean with Student's t interval; unknown where a seed is missing."""
-    return _number(fmean(values), student_t_interval(values), is_share) if len(values) == num_seeds else _UNKNOWN
+    """The mean with Student's t interval, which for a share ends at 0 and 1; unknown where a seed is missing."""
+    if len(values) != num_seeds:
+        return _UNKNOWN
+    interval = student_t_interval(values)
+    if interval is not None and is_share:
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return _number(fmean(values), interval, is_share)
 
 
 def _cell(row: EvalRow, shows: str) -> tuple[float | None, Interval | None]:

@@ -196,6 +196,12 @@ def test_a_mean_over_seeds_is_unknown_where_one_is_missing(tmp_path):
     assert page.count("**Unknown.**") == 2
 
 
+def test_the_interval_of_a_share_ends_at_0_and_1(tmp_path):
+    records = [record("plain", seed, 0.1, rl) for seed, rl in enumerate((1.0, 1.0, 0.9))]
+    page = write_page(definition(), records, {}, [0, 1, 2], tmp_path).read_text()
+    assert "96.7 (82.3–100.0)" in page  # Student's would end at 111.0
+
+
 def test_a_page_without_any_run_still_says_what_failed(tmp_path):
     page = write_page(definition(), [], {"`plain`, seed 0": "no disk"}, [0], tmp_path).read_text()
     assert "- `plain`, seed 0: no disk" in page
