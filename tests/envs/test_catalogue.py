@@ -53,7 +53,6 @@ def policy() -> Policy:
 
 def task_of(entry: CatalogEntry) -> Task:
     limit = MOST_STEPS_OF_A_BROWSER if entry.programs else MOST_STEPS
-    assert not entry.wrappers
     env_args = {**entry.env_args, "max_episode_steps": limit}
     return build_task(
         TaskConfig(env=entry.id, env_args=env_args, interface=InterfaceConfig(format="plain", max_new_tokens=6))

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,12 +12,13 @@ from eyas.checks.probes import BARE, CHECKED, FINDINGS, OPENED, PROBED, SEEN, Se
 from eyas.checks.report import Level, Report
 from eyas.envs.host import EnvError, EnvOutcome
 from eyas.envs.pool import WorkerPool
-from eyas.errors import EyasError
+from eyas.errors import ConfigError, EyasError
 from eyas.seeding import generator
 
 WATCHED_STEPS = 50
 BUDGET_S = 10.0  # for each of the longer looks
 LONGEST_EPISODE = 10_000
+MOVES_AT_ONCE = 5  # in a long look; one that hangs is given the time of all of them
 MOST_CHECKED_BYTES = 10_000_000  # of an observation: Gymnasium's checker compares each one number by number
 LARGE_SIDE = 1024  # pixels; larger pictures are reduced before a model sees them
 
@@ -28,7 +28,6 @@ _UNFINISHED = "gymnasium.utils.env_checker did not finish:"
 HARMLESS = ("symmetric and normalized space", "infinity. This is probably too", "No render fps", _UNFINISHED)
 
 _FIRST, _OTHER, _CHECKER, _LONG = 0, 1, 2, 4  # slots: the odd one lives in another process
-_SEED_ADVICE = "call super().reset(seed=seed) in reset() and draw all randomness from self.np_random"
 
 
 class Workbench:
@@ -47,10 +46,7 @@ class Workbench:
         self._pool.step(slot, moves)
         return self._pool.answers()[0][1]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def close(self) -> None:
         self._pool.close()
 
 
@@ -63,7 +59,7 @@ class Record:
     first: EnvOutcome | None = None  # what the reset gave
     moves: list[Any] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)  # of the reset and of each step
-    infos: list[Mapping[str, Any]] = field(default_factory=list)  # of every observation that was to be acted on
+    infos: list[dict[str, Any]] = field(default_factory=list)  # of every observation that can be acted on
     error: EnvError | None = None
     round_trip_s: float = 0.0  # of a step, the way between the processes included
 
@@ -82,22 +78,26 @@ class Record:
     def frame(self) -> np.ndarray | None:
         return self.seen[0].frame if self.seen else None
 
-    @property
-    def info(self) -> dict[str, Any]:
-        return {k: v for k, v in self.start.info.items() if k != SEEN}
 
-
-def check_made(report: Report, bench: Workbench) -> bool:
-    """Whether the environment can be made at all."""
+def check_made(report: Report, bench: Workbench, make: Callable[[], gym.Env]) -> gym.Env | None:
+    """The environment, closed: what it says of itself can be read. None where it cannot be made at all, or only once."""
     try:
         answer = bench.start(_FIRST, OPENED, 0)
     except EyasError as error:
         report.add("made", str(error), Level.ERROR)
-        return False
+        return None
     if isinstance(answer, EnvError):
         report.add("made", _told(answer, "making it", bench.timeout_s), Level.ERROR, answer.traceback)
-        return False
-    return True
+        return None
+    try:
+        env = make()
+    except ConfigError as error:
+        report.add("made", f"only once, a second one beside it fails: {error}", Level.ERROR)
+        return None
+    kind, space = type(env.unwrapped).__name__, env.action_space
+    report.add("made", f"{kind}, render_mode {env.render_mode!r}, action space {space}")
+    env.close()
+    return env
 
 
 def check_contract(report: Report, bench: Workbench, space: gym.Space) -> Record:
@@ -129,10 +129,12 @@ def watch(bench: Workbench, space: gym.Space, seed: int, slot: int = _FIRST) -> 
     record.first = answer if isinstance(answer, EnvOutcome) else None
     stepping = time.perf_counter()
     while isinstance(answer, EnvOutcome):
-        record.seen.append(answer.info[SEEN])
-        if answer.has_ended or len(record.moves) >= WATCHED_STEPS or time.monotonic() - begun > BUDGET_S:
+        record.seen.append(answer.info.pop(SEEN))
+        if answer.has_ended:
             break
-        record.infos.append({k: v for k, v in answer.info.items() if k != SEEN})
+        record.infos.append(answer.info)
+        if len(record.moves) >= WATCHED_STEPS or time.monotonic() - begun > BUDGET_S:
+            break
         record.moves.append(draw_action(space, answer.info, rng))
         answer = bench.step(slot, [record.moves[-1]])
     record.error = answer if isinstance(answer, EnvError) else None
@@ -182,22 +184,21 @@ def _told(error: EnvError, what: str, timeout_s: float) -> str:
 # ----------------------------------------------------------------------------------------------- whether it repeats itself
 
 
-def check_determinism(report: Report, bench: Workbench, record: Record) -> bool:
-    """Plays the record again, in the same instance and in another process. Whether both came out the same."""
+def check_determinism(report: Report, bench: Workbench, record: Record) -> None:
+    """Plays the record again, in the same instance and in another process."""
     again, elsewhere = (_difference(bench, record, slot) for slot in (_FIRST, _OTHER))
     if again is None and elsewhere is None:
         report.add("deterministic", f"seed {record.seed} and the same {len(record.moves)} actions give the same again")
-        return True
+        return
     if again is None:
         cause = "another process gives another one: nothing may depend on the time, the process or the order of a set"
     elif elsewhere is None:
         cause = "the episode before it changed it: reset() has to put everything back"
     else:
-        cause = _SEED_ADVICE
+        cause = "call super().reset(seed=seed) in reset() and draw all randomness from self.np_random"
     place = elsewhere if again is None else again
     what = "start" if place == 0 else f"observation, reward or end in step {place}"
     report.add("deterministic", f"the same seed and actions gave another {what}; {cause}", Level.ERROR)
-    return False
 
 
 def _difference(bench: Workbench, record: Record, slot: int) -> int | None:
@@ -225,10 +226,12 @@ def check_starts(report: Report, bench: Workbench, num_seeds: int) -> None:
         if time.monotonic() - begun > BUDGET_S:
             break
     distinct, n = len(set(digests)), len(digests)
-    told = f"{distinct} different starts from {n} seeds"
-    if distinct == 1:
-        told = f"{n} seeds give one start only: an evaluation then tests fit, not generalisation"
-    report.add("starts", told)
+    if n == 1:
+        report.add("starts", "one seed was tried: a reset takes too long for more")
+    elif distinct == 1:
+        report.add("starts", f"{n} seeds give one start only: an evaluation then tests fit, not generalisation")
+    else:
+        report.add("starts", f"{distinct} different starts from {n} seeds")
 
 
 def check_ends(report: Report, bench: Workbench, space: gym.Space, limit: int | None) -> None:
@@ -239,12 +242,9 @@ def check_ends(report: Report, bench: Workbench, space: gym.Space, limit: int | 
     rng, begun, num_steps = generator("env check", "ends"), time.monotonic(), 0
     answer = bench.start(_LONG, BARE, 1)
     while isinstance(answer, EnvOutcome) and not answer.has_ended and num_steps < LONGEST_EPISODE:
-        elapsed = time.monotonic() - begun
-        if elapsed > BUDGET_S:
+        if time.monotonic() - begun > BUDGET_S:
             break
-        # about a second of moves in one message; the first messages are short and find out how many that is
-        count = max(1, min(500, int(num_steps / elapsed))) if num_steps else 5
-        answer = bench.step(_LONG, [draw_action(space, answer.info, rng) for _ in range(count)])
+        answer = bench.step(_LONG, [draw_action(space, answer.info, rng) for _ in range(MOVES_AT_ONCE)])
         num_steps += answer.num_moves if isinstance(answer, EnvOutcome) else 0
     if isinstance(answer, EnvError):
         told = _told(answer, f"step {num_steps + 1} or soon after", bench.timeout_s)
@@ -265,13 +265,14 @@ def check_ends(report: Report, bench: Workbench, space: gym.Space, limit: int | 
 
 def check_picture_size(report: Report, record: Record, space: gym.Space, shows: str | None) -> None:
     """Warns of pictures that cost more than a model sees. `shows`: "render", "observation", or None for no picture."""
-    frame, sides = record.frame, [0]
-    if shows == "render" and frame is not None:
-        sides = list(frame.shape[:2])
+    shapes: list[tuple[int, ...]] = []
+    if shows == "render" and record.frame is not None:
+        shapes = [record.frame.shape[:2]]
     if shows == "observation":
-        sides += [side for box in _boxes(space) if len(box.shape) in (2, 3, 4) for side in box.shape]
+        shapes = [box.shape for box in _boxes(space) if len(box.shape) in (2, 3, 4)]
+    sides = sorted(max(shapes, key=max, default=(0,)))[-2:]
     if max(sides) > LARGE_SIDE:
-        size = "x".join(map(str, frame.shape[:2] if shows == "render" and frame is not None else sorted(sides)[-2:]))
+        size = "x".join(map(str, sides))
         report.add(
             "pictures",
             f"pictures of {size} pixels cost time and memory in every step, and are reduced to {LARGE_SIDE} a side: let "

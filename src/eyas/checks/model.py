@@ -9,7 +9,7 @@ import torch
 
 from eyas.build import build_policy
 from eyas.checks import model_numbers, model_text, model_training
-from eyas.checks.model_probe import Probe
+from eyas.checks.model_probe import Failed, Probe
 from eyas.checks.report import Level, Report
 from eyas.config import ModelConfig
 from eyas.models.policy import Policy
@@ -24,6 +24,7 @@ TEXT = {
 FORWARD = {
     "repeatable": model_numbers.check_repeatable,
     "bare forward": model_numbers.check_bare_forward,
+    "positions": model_numbers.check_positions,
     "padding left": model_numbers.check_left_padding,
 }
 SAMPLED = {
@@ -65,7 +66,9 @@ def check_policy(policy: Policy, name: str, on_progress: Callable[[str], None] =
             for line, check in part.items():
                 on_progress(line)
                 try:
-                    check(report, probe)
+                    report.add(line, check(probe))
+                except Failed as failure:
+                    report.add(line, str(failure), Level.ERROR)
                 except Exception as error:  # of any kind: a foreign model may raise what it likes
                     detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
                     report.add(line, detail, Level.ERROR, traceback.format_exc())

@@ -1,5 +1,7 @@
 """Of a model: every way to read the same gives the same log-probs, and the same gradient where there is one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from eyas.batch import SampleStep, TrainingSample
-from eyas.checks.model_probe import GRADIENT_SHARE, TEXTS, TURN_TOKENS, Gap, Probe, separate
-from eyas.checks.report import Level, Report
+from eyas.checks.model_probe import NO_PICTURES, TEXTS, TURN_TOKENS, Failed, Gap, Probe, agreed, num_shared, separate
 from eyas.models.logprobs import token_logprobs
 from eyas.models.reading import batch_of
 from eyas.types import ActionChoice, Message, SampleRequest
@@ -16,79 +17,64 @@ from eyas.types import ActionChoice, Message, SampleRequest
 GREEDY_TOKENS = 8
 
 
-def add_gap(report: Report, name: str, gap: Gap, what: str, advice: str) -> None:
-    if gap.is_small:
-        report.add(name, f"{what}: {gap}")
-    else:
-        report.add(name, f"{what}: {gap}. {advice}", Level.ERROR)
-
-
-def add_pair(report: Report, name: str, gap: Gap, share: float, what: str, advice: str) -> None:
-    """Log-probs and gradients together."""
-    limit = GRADIENT_SHARE[gap.dtype]
-    detail = f"{what}: {gap}; gradient differs by {share:.1e} of its norm (limit {limit:g})"
-    if gap.is_small and share <= limit:
-        report.add(name, detail)
-    else:
-        report.add(name, f"{detail}. {advice}", Level.ERROR)
-
-
-def check_repeatable(report: Report, probe: Probe) -> None:
+def check_repeatable(probe: Probe) -> str:
     """In training mode too: nothing is drawn in a forward pass."""
     probe.model.train()
     first, second = (probe.prompt_logprobs(probe.prompts[-1]) for _ in range(2))
     gap = Gap.of(first, second, probe.dtype)
-    add_gap(
-        report, "repeatable", gap, "two passes over a prompt", "Something is drawn, such as dropout that never ends"
-    )
+    return agreed("two passes over a prompt", "Something is drawn, such as dropout that never ends", gap)
 
 
-def check_bare_forward(report: Report, probe: Probe) -> None:
-    """Ours against `model(**processor(...))`, at every token of every prompt, and the positions that both came to."""
-    gaps, wrong = [], ""
+def check_bare_forward(probe: Probe) -> str:
+    """Ours against `model(**processor(...))`, at every token of every prompt."""
+    gaps = []
     for messages in probe.prompts:
-        with _Positions(probe.model.model) as theirs, torch.no_grad():
-            bare = probe.of_logits(probe.model.model(**probe.bare_inputs(messages)).logits[0])
-        with _Positions(probe.model.model) as own:
-            ours = probe.prompt_logprobs(messages)
-        gaps.append(Gap.of_all(ours, bare, probe.dtype))
-        if not own.same_as(theirs):
-            wrong = wrong or f"other positions than the model's own for a prompt of {len(ours)} tokens"
-    worst = max(gaps, key=lambda g: g.largest)
+        bare = probe.of_logits(_bare_logits(probe, messages))
+        gaps.append(Gap.of_all(probe.prompt_logprobs(messages), bare, probe.dtype))
     advice = "The adapter reads these prompts in another way than the model: it needs a declaration of its own"
-    add_gap(report, "bare forward", worst, "against the bare model's own forward pass", advice)
-    seen = "as the model counts them itself" if own.found else "does not apply: no rotary embedding was found"
-    report.add("positions", wrong or seen, Level.ERROR if wrong else Level.INFO)
+    return agreed("against the bare model's own forward pass", advice, *gaps)
 
 
-class _Positions:
-    """Records the position ids that the decoder's rotary embeddings are given."""
+@torch.no_grad()
+def _bare_logits(probe: Probe, messages: tuple[Message, ...]) -> torch.Tensor:
+    return probe.model.model(**probe.bare_inputs(messages)).logits[0]
 
-    def __init__(self, model: Any):
-        decoder = model.get_decoder()
-        self.modules = [m for m in decoder.modules() if "RotaryEmbedding" in type(m).__name__]
-        self.found: list[torch.Tensor] = []
 
-    def __enter__(self) -> "_Positions":
-        self.handles = [m.register_forward_pre_hook(self._record, with_kwargs=True) for m in self.modules]
-        return self
+def check_positions(probe: Probe) -> str:
+    """The positions that we give, and those that the bare model comes to."""
+    num_found = 0
+    for messages in probe.prompts:
+        with _positions(probe.model.model) as theirs:
+            _bare_logits(probe, messages)
+        with _positions(probe.model.model) as own:
+            num_tokens = len(probe.prompt_logprobs(messages))
+        is_same = len(own) == len(theirs) and all(a.shape[-1] == b.shape[-1] for a, b in zip(own, theirs))
+        if not (is_same and all(bool((a == b).all()) for a, b in zip(own, theirs))):
+            raise Failed(f"other positions than the model's own for a prompt of {num_tokens} tokens")
+        num_found += len(own)
+    return "as the model counts them itself" if num_found else "does not apply: no rotary embedding was found"
 
-    def __exit__(self, *error: Any) -> None:
-        for handle in self.handles:
-            handle.remove()
 
-    def _record(self, module: Any, args: Any, kwargs: Any) -> None:
+@contextmanager
+def _positions(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The position ids that the decoder's rotary embeddings are given inside."""
+    found: list[torch.Tensor] = []
+
+    def record(module: Any, args: Any, kwargs: Any) -> None:
         ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
         if isinstance(ids, torch.Tensor):
-            self.found.append(ids)
+            found.append(ids)
 
-    def same_as(self, other: "_Positions") -> bool:
-        return len(self.found) == len(other.found) and all(
-            a.shape[-1] == b.shape[-1] and bool((a == b).all()) for a, b in zip(self.found, other.found, strict=True)
-        )
+    rotary = [m for m in model.get_decoder().modules() if "RotaryEmbedding" in type(m).__name__]
+    handles = [m.register_forward_pre_hook(record, with_kwargs=True) for m in rotary]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def check_generate(report: Report, probe: Probe) -> None:
+def check_generate(probe: Probe) -> str:
     """Greedy tokens and their log-probs, against the library's own `generate`."""
     model, ours, theirs = probe.model, [], []
     completions = probe.policy.sample([SampleRequest(m, 0, GREEDY_TOKENS, 0.0) for m in probe.prompts])
@@ -104,7 +90,7 @@ def check_generate(report: Report, probe: Probe) -> None:
                 break  # what follows another token cannot be compared
     gap = Gap.of(np.array(ours), np.array(theirs), probe.dtype)
     advice = "The sampler's steps are not the model's: positions or masks of what is written differ"
-    add_gap(report, "generate", gap, f"{len(ours) // 2} greedy tokens against the library's own", advice)
+    return agreed(f"{len(ours) // 2} greedy tokens against the library's own", advice, gap)
 
 
 def _generated(probe: Probe, messages: tuple[Message, ...]) -> tuple[list[int], Any]:
@@ -129,7 +115,7 @@ def _generated(probe: Probe, messages: tuple[Message, ...]) -> tuple[list[int], 
     return out.sequences[0, bare["input_ids"].shape[1] :].tolist(), out.logits
 
 
-def check_masks(report: Report, probe: Probe) -> None:
+def check_masks(probe: Probe) -> str:
     """Only sampled tokens are learned from, and none of them sees what comes after it."""
     batch = batch_of(probe.model, probe.images, probe.samples)
     spans = [(row, s) for row, sample in enumerate(probe.samples) for s in sample.steps]
@@ -137,8 +123,7 @@ def check_masks(report: Report, probe: Probe) -> None:
     ids = [int(i) for row, s in spans for i in probe.samples[row].ids[s.start : s.end]]
     found = list(zip(batch.token_rows.tolist(), batch.token_columns.tolist(), strict=True))
     if found != columns or batch.token_ids.tolist() != ids:
-        report.add("masks", "other tokens are learned from than those that were sampled", Level.ERROR)
-        return
+        raise Failed("other tokens are learned from than those that were sampled")
     sample = max(probe.samples, key=lambda s: s.steps[0].num_elements)
     changed = sample.ids.copy()
     changed[-1] = next(i for i in range(len(changed) + 9) if i != changed[-1] and i not in probe.model.forbidden_ids)
@@ -148,55 +133,54 @@ def check_masks(report: Report, probe: Probe) -> None:
     with torch.no_grad():
         gap = Gap.of(probe.learner.forward(after).logprobs[:-1], before, probe.dtype)
     advice = "Tokens of a completion see those that follow: is its attention causal?"
-    add_gap(report, "masks", gap, f"{len(ids)} sampled tokens and no others; with another last token", advice)
+    return agreed(f"{len(ids)} sampled tokens and no others; with another last token", advice, gap)
 
 
 UNMASKED = "Padding is seen: the model does not use its attention mask, or its positions count padding"
 
 
-def check_left_padding(report: Report, probe: Probe) -> None:
+def check_left_padding(probe: Probe) -> str:
     gaps = [
         Gap.of_all(probe.prompt_logprobs(m, columns_left=5), probe.prompt_logprobs(m), probe.dtype)
         for m in probe.prompts
     ]
-    add_gap(report, "padding left", max(gaps, key=lambda g: g.largest), "padded = alone", UNMASKED)
+    return agreed("padded = alone", UNMASKED, *gaps)
 
 
-def check_right_padding(report: Report, probe: Probe) -> None:
-    samples = probe.samples
-    gap = Gap.of(probe.logprobs(samples), probe.alone(samples), probe.dtype)
-    share = probe.distance(probe.gradient([[s] for s in samples]), probe.gradient([samples]))
-    add_pair(report, "padding right", gap, share, "padded with longer ones = alone", UNMASKED)
+def check_right_padding(probe: Probe) -> str:
+    return _together(probe, probe.samples, "padded with longer ones = alone", UNMASKED)
 
 
-def check_shared_prompts(report: Report, probe: Probe) -> None:
+def _together(probe: Probe, samples: list[TrainingSample], what: str, advice: str, shares_prompts: bool = False) -> str:
+    """Samples that are read in one pass, against each by itself: log-probs and gradient."""
+    gap = Gap.of(probe.logprobs(samples, shares_prompts), probe.alone(samples), probe.dtype)
+    share = probe.gradient_share([[s] for s in samples], [samples], shares_prompts)
+    return agreed(what, advice, gap, gradient_share=share)
+
+
+def check_shared_prompts(probe: Probe) -> str:
     if not probe.model.family.reuses_prefixes:
-        report.add("shared prompts", "does not apply: prompts of this family are read with every sample")
-        return
+        return "does not apply: prompts of this family are read with every sample"
     count = int(probe.has_pictures)
     samples = probe.samples_of(probe.sampled([probe.prompt(text, count) for text in TEXTS[1:] for _ in range(4)]))
     if batch_of(probe.model, probe.images, samples, shares_prompts=True).shared is None:
-        report.add("shared prompts", "prompts of a group were not shared", Level.ERROR)
-        return
-    gap = Gap.of(probe.logprobs(samples, shares_prompts=True), probe.alone(samples), probe.dtype)
-    share = probe.distance(probe.gradient([[s] for s in samples]), probe.gradient([samples], shares_prompts=True))
+        raise Failed("prompts of a group were not shared")
     advice = "Keys and values of a prompt do not serve what follows it: declare the family without slots"
-    add_pair(report, "shared prompts", gap, share, "read once for a group of four = read with each", advice)
+    return _together(probe, samples, "read once for a group of four = read with each", advice, shares_prompts=True)
 
 
-def check_merged_steps(report: Report, probe: Probe) -> None:
+def check_merged_steps(probe: Probe) -> str:
     samples = probe.samples_of([probe.conversation])
     own = separate(samples)
     if len(samples) == len(own):
-        report.add("merged steps", f"does not apply: {len(own)} turns are {len(own)} samples, each with its own prompt")
-        return
+        return f"does not apply: {len(own)} turns are {len(own)} samples, each with its own prompt"
     gap = Gap.of(probe.alone(samples), probe.alone(own), probe.dtype)
-    share = probe.distance(probe.gradient([[s] for s in own]), probe.gradient([samples]))
+    share = probe.gradient_share([[s] for s in own], [samples])
     advice = "Steps of a conversation must not be merged: declare the family as not causal"
-    add_pair(report, "merged steps", gap, share, f"{len(own)} turns in {len(samples)} sample = separate", advice)
+    return agreed(f"{len(own)} turns in {len(samples)} sample = separate", advice, gap, gradient_share=share)
 
 
-def check_sampler(report: Report, probe: Probe) -> None:
+def check_sampler(probe: Probe) -> str:
     """The learner's log-prob of every sampled token, against the sampler's."""
     gaps, count = [], 0
     advice = "Sampler and learner read differently: see `bare forward`, `generate` and `padding` for which"
@@ -208,15 +192,13 @@ def check_sampler(report: Report, probe: Probe) -> None:
         gaps.append(Gap.of(probe.logprobs(samples), sampled, probe.dtype))
         count += len(sampled)
     probe.learner.temperature = 1.0
-    worst = max(gaps, key=lambda g: g.largest)
-    add_gap(report, "sampler = learner", worst, f"{count} tokens at temperatures 1 and 0.7", advice)
+    return agreed(f"{count} tokens at temperatures 1 and 0.7", advice, *gaps)
 
 
-def check_scoring(report: Report, probe: Probe) -> None:
+def check_scoring(probe: Probe) -> str:
     """Actions that are scored together behind one prompt, against each one read by itself."""
     if not probe.model.family.has_slots:
-        report.add("action scoring", "does not apply: models of this family make their own attention masks")
-        return
+        return "does not apply: models of this family make their own attention masks"
     choice = ActionChoice(lambda head: ("left", "turn right", "stay where you are"))
     completions = probe.policy.sample([SampleRequest(m, 0, 1, choice=choice) for m in probe.prompts])
     ours, alone = [], []
@@ -232,36 +214,32 @@ def check_scoring(report: Report, probe: Probe) -> None:
         ours.append(torch.from_numpy(completion.scores.logprobs))
     advice = "Its attention does not take masks of another shape: declare the family without slots"
     gap = Gap.of(torch.cat(ours), torch.cat(alone), probe.dtype)
-    add_gap(report, "action scoring", gap, "three actions behind one prompt = each by itself", advice)
+    return agreed("three actions behind one prompt = each by itself", advice, gap)
 
 
-def check_prefix_cache(report: Report, probe: Probe) -> None:
+def check_prefix_cache(probe: Probe) -> str:
     """The turns of a conversation, each read from its beginning, against those that went on from what was read before."""
     if not probe.model.family.reuses_prefixes:
-        report.add("prefix cache", "does not apply: this family reads whole prompts")
-        return
+        return "does not apply: this family reads whole prompts"
     kept, new = [], []
     for turn, step in enumerate(probe.conversation.steps):
         probe.policy.sampler.forget()
         (again,) = probe.policy.sample([SampleRequest(step.messages, turn, TURN_TOKENS)])
         pair = step.completion, again
         ids = [np.asarray(c.token_ids) for c in pair]
-        count = min(map(len, ids))
-        differs = np.flatnonzero(ids[0][:count] != ids[1][:count])
-        count = int(differs[0]) if len(differs) else count  # what follows another token cannot be compared
+        count = num_shared(*ids)  # what follows another token cannot be compared
         for found, completion in zip((kept, new), pair, strict=True):
             found.append(np.asarray(completion.sampling_logprobs)[:count])
     gap = Gap.of(np.concatenate(kept), np.concatenate(new), probe.dtype)
     advice = "Keys and values of a prefix do not serve what follows it: declare the family without slots"
-    add_gap(report, "prefix cache", gap, f"{len(kept)} turns on what was read before = read anew", advice)
+    return agreed(f"{len(kept)} turns on what was read before = read anew", advice, gap)
 
 
 @torch.no_grad()
-def check_feature_cache(report: Report, probe: Probe) -> None:
+def check_feature_cache(probe: Probe) -> str:
     """Kept features = new ones, and they are dropped with the weights that made them."""
     if not probe.has_pictures:
-        report.add("feature cache", "does not apply: the model takes no pictures")
-        return
+        return NO_PICTURES
     model, rows = probe.model, [tuple(probe.pictures[:2])]
     kept = [model.features(rows, probe.images, version) for version in ("check", "check")][1]
     new = [f for h in probe.pictures[:2] for f in model.features([(h,)], probe.images)]
@@ -278,8 +256,5 @@ def check_feature_cache(report: Report, probe: Probe) -> None:
     model.vision.forget()
     is_stale = bool(weights) and torch.equal(torch.cat([f.tokens for f in other]), torch.cat([f.tokens for f in kept]))
     if is_stale:
-        report.add("feature cache", "features of old weights are used after an update", Level.ERROR)
-        return
-    add_gap(
-        report, "feature cache", gap, "kept = encoded again, alone", "Features depend on other pictures in the batch"
-    )
+        raise Failed("features of old weights are used after an update")
+    return agreed("kept = encoded again, alone", "Features depend on other pictures in the batch", gap)

@@ -40,24 +40,27 @@ GRADIENT_SHARE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of the gradient's
 SIZES = ((60, 60), (48, 80), (72, 40))  # of the pictures: rows, columns
 TURN_TOKENS = 6
 TEXTS = ("Go.", "Which way now, and why that way and no other? Say what you see.", "Left or right?")
+NO_PICTURES = "does not apply: the model takes no pictures"
+
+
+class Failed(Exception):
+    """A check found what must not be; it says what, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Gap:
     """How far log-probs of the same tokens lie apart, in nats."""
 
-    mean: float
-    p99: float
-    largest: float
-    kl: float  # k3 estimate of KL(theirs || ours), where theirs were sampled
+    found: tuple[float, ...]  # mean, 99th percentile, largest; and the k3 estimate of KL(theirs || ours)
     dtype: torch.dtype
 
     @classmethod
     def of(cls, ours: np.ndarray | Tensor, theirs: np.ndarray | Tensor, dtype: torch.dtype) -> "Gap":
+        """Theirs are those of the side that sampled."""
         d = torch.as_tensor(ours).double().cpu().flatten() - torch.as_tensor(theirs).double().cpu().flatten()
         size = d.abs().nan_to_num(torch.inf)
-        kl = (d.exp() - 1 - d).mean()
-        return cls(float(size.mean()), float(size.quantile(0.99)), float(size.max()), float(kl), dtype)
+        found = size.mean(), size.quantile(0.99), size.max(), (d.exp() - 1 - d).mean()
+        return cls(tuple(map(float, found)), dtype)
 
     @classmethod
     def of_all(cls, ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> "Gap":
@@ -65,20 +68,43 @@ class Gap:
         return cls.of(ours[theirs > UNLIKELY], theirs[theirs > UNLIKELY], dtype)
 
     @property
+    def largest(self) -> float:
+        return self.found[2]
+
+    @property
     def is_small(self) -> bool:
         if self.dtype == torch.float32:
             return self.largest <= NATS
-        return all(found <= limit for found, limit in zip(self._found, BFLOAT16_LIMITS, strict=True))
-
-    @property
-    def _found(self) -> tuple[float, ...]:
-        return self.mean, self.p99, self.largest, self.kl
+        return all(found <= limit for found, limit in zip(self.found, BFLOAT16_LIMITS, strict=True))
 
     def __str__(self) -> str:
         if self.dtype == torch.float32:
             return f"largest difference {self.largest:.1e} nats (limit {NATS:.0e})"
-        found = "mean {:.1e}, p99 {:.1e}, maximum {:.1e} nats, KL {:.1e}".format(*self._found)
+        found = "mean {:.1e}, p99 {:.1e}, maximum {:.1e} nats, KL {:.1e}".format(*self.found)
         return f"{found} (limits {', '.join(f'{x:g}' for x in BFLOAT16_LIMITS)})"
+
+
+def agreed(what: str, advice: str, *gaps: Gap, gradient_share: float | None = None) -> str:
+    """What comparisons found, by the worst of them. Raises Failed, with the advice, where one is too far apart.
+
+    `gradient_share`: how far two gradients lie apart, as a share of their norm.
+    """
+    worst = max(gaps, key=lambda gap: (not gap.is_small, gap.largest))
+    told, is_good = f"{what}: {worst}", worst.is_small
+    if gradient_share is not None:
+        limit = GRADIENT_SHARE[worst.dtype]
+        told += f"; gradient differs by {gradient_share:.1e} of its norm (limit {limit:g})"
+        is_good = is_good and gradient_share <= limit
+    if not is_good:
+        raise Failed(f"{told}. {advice}")
+    return told
+
+
+def num_shared(ids: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens two texts begin with in common."""
+    count = min(len(ids), len(other))
+    differs = np.flatnonzero(ids[:count] != other[:count])
+    return int(differs[0]) if len(differs) else count
 
 
 class Probe:
@@ -116,9 +142,9 @@ class Probe:
     def bare_inputs(self, messages: Sequence[Message]) -> dict[str, Tensor]:
         """What the processor itself makes of messages, as its own chat method would."""
         processor, tokenizer = self.model.processor, self.model.tokenizer
-        parts = [(m.role, m.parts) for m in messages]
+        shown = {ImagePart: lambda _: {"type": "image"}, TextPart: lambda part: {"type": "text", "text": part.text}}
         chat: list[dict[str, Any]] = [
-            {"role": r, "content": [_shown(p) for p in of_message]} for r, of_message in parts
+            {"role": m.role, "content": [shown[type(p)](p) for p in m.parts]} for m in messages
         ]
         if not self.has_pictures:
             chat = [{**m, "content": "".join(p["text"] for p in m["content"])} for m in chat]
@@ -128,7 +154,7 @@ class Probe:
         text = tokenizer.apply_chat_template(chat, chat_template=template, add_generation_prompt=True, tokenize=False)
         begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         options: dict[str, Any] = {"add_special_tokens": self.has_pictures and not begins, "return_tensors": "pt"}
-        hashes = [p.image_hash for _, of_message in parts for p in of_message if isinstance(p, ImagePart)]
+        hashes = [p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart)]
         if self.has_pictures:
             pictures = [[Image.fromarray(self.images.get(h)) for h in hashes]] if hashes else None
             inputs = processor(text=[text], images=pictures, **options)
@@ -191,15 +217,21 @@ class Probe:
             p.grad = None
         return torch.cat(found).float()
 
-    def distance(self, gradient: Tensor, other: Tensor) -> float:
-        """Relative to the first one's norm."""
+    def gradient_share(
+        self,
+        parts: Sequence[Sequence[TrainingSample]],
+        others: Sequence[Sequence[TrainingSample]],
+        shares_prompts=False,
+    ) -> float:
+        """How far the gradients of both lie apart, as a share of the first one's norm; `shares_prompts` for the second."""
+        gradient, other = self.gradient(parts), self.gradient(others, shares_prompts)
         return float((gradient - other).norm() / gradient.norm().clamp(min=1e-12))
 
     # ------------------------------------------------------------------------------------- forward passes
 
     @torch.no_grad()
-    def prompt_logprobs(self, messages: Sequence[Message], columns_left: int = 0) -> Tensor:
-        """Of the whole vocabulary at each token of a prompt, behind so many columns of padding: float32 (T, V)."""
+    def read_prompt(self, messages: Sequence[Message], columns_left: int = 0, use_cache: bool = False) -> Any:
+        """Hidden states and cache of a prompt behind so many columns of padding."""
         model, prompt = self.model, self.model.encode(messages, self.images)
         positions = torch.from_numpy(model.positions(prompt.ids, prompt.image_hashes, self.images)).to(model.device)
         ids = torch.from_numpy(prompt.ids).to(model.device)[None]
@@ -210,18 +242,20 @@ class Probe:
         mask = torch.ones_like(ids, dtype=torch.bool)
         mask[:, :columns_left] = False
         features = model.features([prompt.image_hashes], self.images)
-        hidden, _ = model.hidden(ids, mask, positions if len(positions) == 1 else positions[:, None], features)
-        return self.of_logits(model.logits(hidden[0, columns_left:]))
+        positions = positions if len(positions) == 1 else positions[:, None]
+        return model.hidden(ids, mask, positions, features, use_cache=use_cache)
+
+    @torch.no_grad()
+    def prompt_logprobs(self, messages: Sequence[Message], columns_left: int = 0) -> Tensor:
+        """Of the whole vocabulary at each token of a prompt, behind so many columns of padding: float32 (T, V)."""
+        hidden, _ = self.read_prompt(messages, columns_left)
+        return self.of_logits(self.model.logits(hidden[0, columns_left:]))
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """Over what may be sampled."""
         kept = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
         kept[self.model.forbidden_ids] = False
         return token_logprobs(logits, 1.0, self.model.forbidden_ids)[..., kept]
-
-
-def _shown(part: TextPart | ImagePart) -> dict[str, str]:
-    return {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
 
 
 def _episode(steps: Sequence[tuple[tuple[Message, ...], Completion]]) -> Trajectory:

@@ -5,43 +5,35 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from eyas.checks.model_probe import TEXTS, Probe
-from eyas.checks.report import Level, Report
+from eyas.checks.model_probe import NO_PICTURES, TEXTS, Failed, Probe, num_shared
 from eyas.types import Message, SampleRequest, TextPart
 
 HOT = 20.0  # a temperature at which every id is about as probable
 
 
-def check_tokens(report: Report, probe: Probe) -> None:
+def check_tokens(probe: Probe) -> str:
     """Ours against the processor's own: the same ids, a BOS that stands once, pictures in their places."""
     for messages in probe.prompts:
         ours = probe.model.encode(messages, probe.images).ids
         theirs = probe.bare_inputs(messages)["input_ids"][0].cpu().numpy()
         if not np.array_equal(ours, theirs):
-            count = min(len(ours), len(theirs))
-            differs = np.flatnonzero(ours[:count] != theirs[:count])
-            place = int(differs[0]) if len(differs) else count
-            report.add(
-                "tokens",
+            place = num_shared(ours, theirs)
+            raise Failed(
                 f"a prompt has {len(ours)} tokens and {len(theirs)} by the processor's own call; from the {place + 1}th on "
-                f"{probe.model.decode(ours[place : place + 8])!r} stands in place of {probe.model.decode(theirs[place : place + 8])!r}",
-                Level.ERROR,
+                f"{probe.model.decode(ours[place : place + 8])!r} stands in place of {probe.model.decode(theirs[place : place + 8])!r}"
             )
-            return
     bos = probe.model.tokenizer.bos_token_id
     begins = [probe.model.encode(m, probe.images).ids for m in probe.prompts]
     if any(((ids[:-1] == bos) & (ids[1:] == bos)).any() for ids in begins):  # alone it may begin every turn (SmolLM2)
-        report.add("tokens", "BOS stands twice: take it out of the chat template", Level.ERROR)
-        return
+        raise Failed("BOS stands twice: take it out of the chat template")
     says = "none" if not any((ids == bos).any() for ids in begins) else "once at a time"
-    report.add("tokens", f"{len(probe.prompts)} prompts as by the processor's own call; BOS: {says}")
+    return f"{len(probe.prompts)} prompts as by the processor's own call; BOS: {says}"
 
 
-def check_pictures(report: Report, probe: Probe) -> None:
+def check_pictures(probe: Probe) -> str:
     """As many placeholders as features, in prompts of one, two and three pictures of different shapes."""
     if not probe.has_pictures:
-        report.add("picture tokens", "does not apply: the model takes no pictures")
-        return
+        return NO_PICTURES
     found = []
     for count in (1, 2, 3):
         prompt = probe.model.encode(probe.prompt(TEXTS[0], count), probe.images)
@@ -50,18 +42,15 @@ def check_pictures(report: Report, probe: Probe) -> None:
         places = int((prompt.ids == probe.model.image_token_id).sum())
         tokens = [len(f.tokens) for f in features]
         if places != sum(tokens):
-            report.add(
-                "picture tokens",
+            raise Failed(
                 f"a prompt of {count} pictures has {places} placeholders and {sum(tokens)} features ({tokens}): the sizes in "
-                "the processor's configuration are not those of the model",
-                Level.ERROR,
+                "the processor's configuration are not those of the model"
             )
-            return
         found.append(" + ".join(map(str, tokens)))
-    report.add("picture tokens", f"features = placeholders for 1, 2 and 3 pictures: {'; '.join(found)}")
+    return f"features = placeholders for 1, 2 and 3 pictures: {'; '.join(found)}"
 
 
-def check_never_sampled(report: Report, probe: Probe) -> None:
+def check_never_sampled(probe: Probe) -> str:
     """Special ids that end no turn, and placeholders, are outside what is sampled, at any temperature."""
     model = probe.model
     forbidden = set(model.forbidden_ids.tolist())
@@ -73,37 +62,32 @@ def check_never_sampled(report: Report, probe: Probe) -> None:
     must = (special | {i for i in named if i is not None and i < rows}) - model.end_ids
     if missing := sorted(must - forbidden):
         words = [model.tokenizer.convert_ids_to_tokens(i) for i in missing[:5]]
-        report.add(
-            "never sampled", f"{len(missing)} ids could be sampled that no text holds, such as {words}", Level.ERROR
-        )
-        return
+        raise Failed(f"{len(missing)} ids could be sampled that no text holds, such as {words}")
     requests = [SampleRequest(probe.prompts[-1], seed, 32, HOT) for seed in range(8)]
     drawn = np.concatenate([c.token_ids for c in probe.policy.sample(requests) if c.token_ids is not None])
     if wrong := must & set(drawn.tolist()):
         words = [model.tokenizer.convert_ids_to_tokens(i) for i in sorted(wrong)[:5]]
-        report.add("never sampled", f"{words} were sampled at temperature {HOT:g}", Level.ERROR)
-        return
-    report.add("never sampled", f"{len(forbidden)} ids, and none in {len(drawn)} tokens at temperature {HOT:g}")
+        raise Failed(f"{words} were sampled at temperature {HOT:g}")
+    return f"{len(forbidden)} ids, and none in {len(drawn)} tokens at temperature {HOT:g}"
 
 
-def check_template(report: Report, probe: Probe) -> None:
+def check_template(probe: Probe) -> str:
     """What the template does with turns; neither answer is a failure."""
     model = probe.model
     end = model.tokenizer.convert_ids_to_tokens(model.turn_end)
     system = (Message("system", (TextPart("Obey the rules."),)), *probe.prompt("Go.", int(probe.has_pictures)))
     says = "is kept" if model.takes_system else "is said by the user: the template has no such turn"
     if "Obey the rules." not in model.decode(model.encode(system, probe.images).ids):
-        report.add("chat template", "what the system says is not in the prompt", Level.ERROR)
-        return
+        raise Failed("what the system says is not in the prompt")
     turns = "earlier turns stay as they were"
     if not model.family.splices_turns:
         turns = "prompts are made anew at each step: what stands first depends on what follows"
     elif not model.is_prefix_stable:
         turns = "it rewrites earlier turns, so each step of a conversation is a sample of its own"
-    report.add("chat template", f"{turns}; the system {says}; a turn ends with {end!r}")
+    return f"{turns}; the system {says}; a turn ends with {end!r}"
 
 
-def check_token_identity(report: Report, probe: Probe) -> None:
+def check_token_identity(probe: Probe) -> str:
     """Over three turns: what was sampled stands in later prompts by its ids, and in the samples."""
     model, played = probe.model, probe.conversation
     prompts = [model.encode(s.messages, probe.images) for s in played.steps]
@@ -111,20 +95,19 @@ def check_token_identity(report: Report, probe: Probe) -> None:
     samples = probe.samples_of([played])
     spans = [sample.ids[s.start : s.end] for sample in samples for s in sample.steps]
     if not all(np.array_equal(a, b) for a, b in zip(spans, written, strict=True)):
-        report.add("token identity", "a training sample holds other ids than were sampled", Level.ERROR)
-        return
+        raise Failed("a training sample holds other ids than were sampled")
     detail = f"{len(samples)} samples for {len(played.steps)} turns, each with the ids that were sampled"
     if not model.is_prefix_stable:
-        is_forked = model.family.is_causal or len(samples) == len(played.steps)
-        report.add("token identity", detail, Level.INFO if is_forked else Level.ERROR)
-        return
+        if not (model.family.is_causal or len(samples) == len(played.steps)):
+            raise Failed(detail)
+        return detail
     for turn, (before, after) in enumerate(pairwise(prompts)):
         seen = np.concatenate([before.ids, written[turn]])
         if not np.array_equal(after.ids[: len(seen)], seen):
-            wrong = f"the prompt of turn {turn + 2} does not begin with all of turn {turn + 1}"
-            report.add("token identity", wrong, Level.ERROR)
-            return
+            raise Failed(f"the prompt of turn {turn + 2} does not begin with all of turn {turn + 1}")
     texts = [model.encode_text(s.completion.text)[:-1].tolist() for s in played.steps]
     again = sum(text != ids.tolist() for text, ids in zip(texts, written, strict=True))
     detail += f"; tokenised again {again} would have others"
-    report.add("token identity", detail, Level.INFO if len(samples) == 1 else Level.ERROR)
+    if len(samples) != 1:
+        raise Failed(detail)
+    return detail

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from eyas.build import build_policy
-from eyas.checks.model_numbers import add_gap
-from eyas.checks.model_probe import GRADIENT_SHARE, TEXTS, Gap, Probe
-from eyas.checks.report import Level, Report
+from eyas.checks.model_probe import GRADIENT_SHARE, NO_PICTURES, TEXTS, Failed, Gap, Probe, agreed
 from eyas.config import ModelConfig
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.parameters import choose_parameters
@@ -22,19 +20,16 @@ from eyas.types import SampleRequest
 GIB = 2**30
 
 
-def check_optimisations(report: Report, probe: Probe) -> None:
+def check_optimisations(probe: Probe) -> str:
     family = probe.model.family
     has, lacks = ([name for name, is_on in family.supports.items() if is_on is wanted] for wanted in (True, False))
-    report.add(
-        "optimisations", f"family {family.name}: {', '.join(has)}" + (f"; not {', '.join(lacks)}" if lacks else "")
-    )
+    return f"family {family.name}: {', '.join(has)}" + (f"; not {', '.join(lacks)}" if lacks else "")
 
 
-def check_several_pictures(report: Report, probe: Probe) -> None:
+def check_several_pictures(probe: Probe) -> str:
     """Pictures are told apart by their places: two that are swapped give other log-probs."""
     if not probe.has_pictures:
-        report.add("several pictures", "does not apply: the model takes no pictures")
-        return
+        return NO_PICTURES
     first, second, third = probe.pictures
     square = probe.images.put(255 - probe.images.get(first))  # of the same shape
     logprobs = []
@@ -44,14 +39,12 @@ def check_several_pictures(report: Report, probe: Probe) -> None:
     probe.pictures = [first, second, third]
     gap = Gap.of(logprobs[0], logprobs[1], probe.dtype)
     if gap.largest == 0:
-        report.add("several pictures", "two pictures that are swapped change nothing", Level.ERROR)
-        return
+        raise Failed("two pictures that are swapped change nothing")
     turns = len(probe.conversation.steps)
-    detail = f"in one message and in {turns} turns; swapped, they move log-probs by up to {gap.largest:.1e} nats"
-    report.add("several pictures", detail)
+    return f"in one message and in {turns} turns; swapped, they move log-probs by up to {gap.largest:.1e} nats"
 
 
-def check_saving(report: Report, probe: Probe) -> None:
+def check_saving(probe: Probe) -> str:
     """Save, load by name, and read the same."""
     config = ModelConfig(dtype="bfloat16" if probe.dtype == torch.bfloat16 else "float32")
     config = config.model_copy(update={"trust_remote_code": probe.policy.config.trust_remote_code})
@@ -61,10 +54,10 @@ def check_saving(report: Report, probe: Probe) -> None:
         other = Probe(loaded)
     gaps = [Gap.of_all(other.prompt_logprobs(m), probe.prompt_logprobs(m), probe.dtype) for m in probe.prompts]
     advice = "Weights are lost or changed on the way: is a tied weight saved as one, and are all its names known?"
-    add_gap(report, "save and load", max(gaps, key=lambda g: g.largest), "loaded = saved", advice)
+    return agreed("loaded = saved", advice, *gaps)
 
 
-def check_adapters(report: Report, probe: Probe) -> None:
+def check_adapters(probe: Probe) -> str:
     """Adapters begin as nothing, are the only ones that learn, change the output once trained, and can be left out."""
     model = VisionLanguageModel(deepcopy(probe.model.model), probe.model.processor)
     choose_parameters(model.model, ModelConfig(train="lora"))
@@ -74,11 +67,9 @@ def check_adapters(report: Report, probe: Probe) -> None:
     begins = Gap.of(other.logprobs(samples), plain, probe.dtype)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not trained or any("lora_" not in n for n in trained):
-        report.add("adapters", "with LoRA other weights than the adapters learn", Level.ERROR)
-        return
+        raise Failed("with LoRA other weights than the adapters learn")
     if not float(other.gradient([samples]).norm()) > 0:
-        report.add("adapters", "no gradient reaches the adapters", Level.ERROR)
-        return
+        raise Failed("no gradient reaches the adapters")
     with torch.no_grad():
         for parameter in trained.values():
             parameter.normal_(std=0.05)
@@ -86,14 +77,12 @@ def check_adapters(report: Report, probe: Probe) -> None:
     model.model.disable_adapters()  # type: ignore[operator]
     off = Gap.of(other.logprobs(samples), plain, probe.dtype)
     if on.largest == 0:
-        report.add("adapters", "trained adapters change nothing", Level.ERROR)
-        return
-    worst = max(begins, off, key=lambda g: g.largest)
+        raise Failed("trained adapters change nothing")
     what = f"{len(trained) // 2} adapters with gradients; new or left out = without them"
-    add_gap(report, "adapters", worst, what, "Adapters do not begin at zero, or cannot be left out")
+    return agreed(what, "Adapters do not begin at zero, or cannot be left out", begins, off)
 
 
-def check_value_head(report: Report, probe: Probe) -> None:
+def check_value_head(probe: Probe) -> str:
     """The critic's gradient reaches its head and the model; what it says in an update is what it says of a prompt."""
     policy = probe.policy
     modules = policy.value_head, probe.model
@@ -118,10 +107,11 @@ def check_value_head(report: Report, probe: Probe) -> None:
     difference = float(np.abs(values.detach().cpu().numpy() - alone).max() / np.abs(alone).max())
     detail = (
         f"gradient norms of head and model {norms[0]:.1e} and {norms[1]:.1e}; {len(alone)} values in an update differ "
+        f"from those of the prompts by {difference:.1e} of the largest"
     )
-    detail += f"from those of the prompts by {difference:.1e} of the largest"
-    is_right = all(norm > 0 for norm in norms) and difference <= GRADIENT_SHARE[probe.dtype]
-    report.add("value head", detail, Level.INFO if is_right else Level.ERROR)
+    if not (all(norm > 0 for norm in norms) and difference <= GRADIENT_SHARE[probe.dtype]):
+        raise Failed(detail)
+    return detail
 
 
 def _gradient_norm(module: torch.nn.Module) -> float:
@@ -129,23 +119,15 @@ def _gradient_norm(module: torch.nn.Module) -> float:
     return float(torch.stack(norms).norm()) if norms else 0.0
 
 
-@torch.no_grad()
-def check_memory(report: Report, probe: Probe) -> None:
+def check_memory(probe: Probe) -> str:
     """What weights, training and a conversation take; activations are not counted."""
     model = probe.model
-    prompt = model.encode(probe.prompts[-1], probe.images)
     parameters = sum(p.numel() for p in model.parameters())
     weights = sum(p.nbytes for p in model.parameters())
     training = sum(p.nbytes + p.numel() * 8 for p in model.parameters() if p.requires_grad)
-    ids = torch.from_numpy(prompt.ids).to(model.device)[None]
-    positions = torch.from_numpy(model.positions(prompt.ids, prompt.image_hashes, probe.images)).to(model.device)
-    features = model.features([prompt.image_hashes], probe.images)
-    _, cache = model.hidden(
-        ids, torch.ones_like(ids), positions if len(positions) == 1 else positions[:, None], features, use_cache=True
-    )
+    _, cache = probe.read_prompt(probe.prompts[-1], use_cache=True)
     per_token = sum(layer.keys[0, :, :1].nbytes + layer.values[0, :, :1].nbytes for layer in cache.layers)
-    report.add(
-        "memory",
+    return (
         f"{parameters / 1e6:.2f} M parameters: {weights / GIB:.2f} GiB to sample, {(weights + training) / GIB:.2f} GiB to "
-        f"train them all with AdamW; {per_token / 1024:.1f} KiB a token of a conversation, {model.context} tokens at most",
+        f"train them all with AdamW; {per_token / 1024:.1f} KiB a token of a conversation, {model.context} tokens at most"
     )

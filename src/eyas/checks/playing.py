@@ -5,10 +5,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from gymnasium.wrappers import TimeLimit
+
 from eyas.checks.contract import LONGEST_EPISODE
-from eyas.checks.probes import Capped
+from eyas.checks.probes import Around
 from eyas.checks.report import Level, Report
 from eyas.config import WorkersConfig
 from eyas.errors import EnvironmentFailure, EyasError
@@ -94,7 +97,7 @@ def longest(step_s: float, episodes: int, budget_s: float = BUDGET_S) -> int:
 
 
 def _play(task: Task, actor: Actor, episodes: int, limit: int, workers: WorkersConfig) -> Played:
-    capped = dataclasses.replace(task, make_env=Capped(task.make_env, limit))
+    capped = dataclasses.replace(task, make_env=Around(task.make_env, partial(TimeLimit, max_episode_steps=limit)))
     images = MemoryImageStore()
     return play(
         capped, actor, images, 0, range(episodes), num_envs=min(8, episodes), keep_pictures_below=0, workers=workers

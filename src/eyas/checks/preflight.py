@@ -92,7 +92,7 @@ def check_with_model(
     if not rollout.steps:
         return
     parameters = list(rollout.policy.model.model.parameters())
-    gib = sum(p.numel() * (p.element_size() + 12) for p in parameters) / 2**30
+    gib = sum(p.nbytes + 12 * p.numel() * p.requires_grad for p in parameters) / 2**30  # 12: of those that learn
     report.preflight |= {"model": config.name, "parameters": sum(p.numel() for p in parameters), "memory_gib": gib}
     report.add(
         "memory",

@@ -1,6 +1,5 @@
 """The part of a check that runs beside the environment, in a worker process. What it sees travels in `info`. No torch."""
 
-import math
 import re
 import time
 import warnings
@@ -14,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from eyas.envs.host import EnvSource
+from eyas.envs.host import EnvSource, reward_problem
 
 SEEN, FINDINGS = "eyas.checks.seen", "eyas.checks.findings"  # keys in info
 
@@ -37,33 +36,24 @@ class Seen:
     render_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Around:
+    """Makes the environment with a wrapper around it. It travels to worker processes."""
+
+    make: Callable[[], gym.Env]
+    wrapper: Callable[[gym.Env], gym.Env]
+
+    def __call__(self) -> gym.Env:
+        return self.wrapper(self.make())
+
+
 def sources(make: Callable[[], gym.Env]) -> tuple[EnvSource, ...]:
     """The environment four times: only made, watched, as it is, and under Gymnasium's own checker."""
-    return tuple(EnvSource(_Around(kind, make)) for kind in (Opened, Probe, None, GymnasiumChecker))
+    opened, probed, checked = (EnvSource(Around(make, wrapper)) for wrapper in (Opened, Probe, GymnasiumChecker))
+    return opened, probed, EnvSource(make), checked
 
 
 OPENED, PROBED, BARE, CHECKED = range(4)  # places in `sources`
-
-
-@dataclass(frozen=True)
-class _Around:
-    wrapper: type[gym.Wrapper] | None
-    make: Callable[[], gym.Env]
-
-    def __call__(self) -> gym.Env:
-        env = self.make()
-        return env if self.wrapper is None else self.wrapper(env)
-
-
-@dataclass(frozen=True)
-class Capped:
-    """Makes the environment with a limit of so many steps an episode around it."""
-
-    make: Callable[[], gym.Env]
-    steps: int
-
-    def __call__(self) -> gym.Env:
-        return gym.wrappers.TimeLimit(self.make(), self.steps)
 
 
 class Opened(gym.Wrapper):
@@ -153,14 +143,6 @@ class _Checked:
 
 
 # ----------------------------------------------------------------------------------------------- what is wrong
-
-
-def reward_problem(reward: Any, action: Any) -> str | None:
-    try:
-        number = float(np.asarray(reward).item())
-    except (TypeError, ValueError):
-        return f"the reward for action {action} is {reward!r}: it must be a number"
-    return None if math.isfinite(number) else f"the reward for action {action} is {reward}: it must be finite"
 
 
 def frame_problem(frame: Any) -> str | None:

@@ -1,6 +1,5 @@
 """What a check found, and the verdict that follows from it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,11 +25,6 @@ class Check:
         """Whether it is no error: warnings do not fail."""
         return self.level is not Level.ERROR
 
-    @property
-    def reason(self) -> str:
-        """What of it stands in the verdict."""
-        return f"{self.name}: {self.detail.splitlines()[0]}"
-
     def to_json(self) -> dict[str, Any]:
         more = {"traceback": self.traceback} if self.traceback else {}
         return {"name": self.name, "ok": self.ok, "level": str(self.level), "detail": self.detail, **more}
@@ -55,18 +49,13 @@ class Report:
     @property
     def verdict(self) -> str:
         """`ready`, `usable, but ...` or `not usable: ...`, with every reason."""
-        errors, warnings = self.of(Level.ERROR), self.of(Level.WARNING)
-        if errors:
-            return "not usable: " + "; ".join(check.reason for check in errors)
-        if warnings:
-            return "usable, but " + "; ".join(check.reason for check in warnings)
+        for level, told in ((Level.ERROR, "not usable: "), (Level.WARNING, "usable, but ")):
+            if found := self.of(level):
+                return told + "; ".join(f"{c.name}: {c.detail.splitlines()[0]}" for c in found)
         return "ready"
 
     def add(self, name: str, detail: str, level: Level = Level.INFO, traceback: str = "") -> None:
         self.checks.append(Check(name, detail, level, traceback))
-
-    def extend(self, checks: Sequence[Check]) -> None:
-        self.checks.extend(checks)
 
     def of(self, level: Level) -> list[Check]:
         return [check for check in self.checks if check.level is level]
@@ -75,14 +64,5 @@ class Report:
         return [check for check in self.checks if check.name == name]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "ok": self.ok,
-            "verdict": self.verdict,
-            "checks": [check.to_json() for check in self.checks],
-            "prompt": self.prompt,
-            "baselines": self.baselines,
-            "preflight": self.preflight,
-            "recipe": self.recipe,
-            "recipe_path": self.recipe_path,
-        }
+        told = {"id": self.id, "ok": self.ok, "verdict": self.verdict}
+        return told | vars(self) | {"checks": [check.to_json() for check in self.checks]}

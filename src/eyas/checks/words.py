@@ -1,5 +1,6 @@
 """What a model will be shown, and whether every action survives the way through words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from eyas.interface import Interface
 from eyas.rollouts.images import MemoryImageStore, image_to_png
 from eyas.rollouts.task import Task
 from eyas.seeding import generator
-from eyas.types import Completion, ExpertMove, ImagePart, Message, ParsedAction
+from eyas.types import Completion, ExpertMove, ImagePart, Message, ParsedAction, TextPart
 
 RANDOM_ACTIONS = 200  # tried where the actions cannot be listed
 
@@ -57,55 +58,50 @@ def check_legal_actions(report: Report, interface: Interface, record: Record) ->
         report.add("legal actions", f"{min(counted)} to {max(counted)} a step")
 
 
-def check_prompt(report: Report, interface: Interface, record: Record, images: MemoryImageStore) -> int | None:
-    """Makes the prompt of the first step. The longest side of its pictures in pixels; None where there is no prompt."""
+def check_prompt(report: Report, interface: Interface, record: Record, folder: Path | None) -> int:
+    """Makes the prompt of the first step, and writes it to the folder. The longest side of its pictures in pixels, or 0."""
+    images = MemoryImageStore()
     frame = record.frame if interface.renders else None
     try:
-        messages = interface.render(record.start.observation, record.info, frame, images)
+        messages = interface.render(record.start.observation, record.infos[0], frame, images)
     except (ValueError, TypeError, KeyError, EyasError) as error:
         report.add("prompt", f"the first observation cannot be shown: {error}", Level.ERROR)
-        return None
-    hashes = [p.image_hash for m in messages for p in m.parts if isinstance(p, ImagePart)]
-    sizes = ", ".join("x".join(map(str, images.get(h).shape[1::-1])) for h in hashes)
-    noun = "picture" if len(hashes) == 1 else "pictures"
-    pictures = f"{len(hashes)} {noun} of {sizes} pixels" if hashes else "no picture"
-    characters = len(prompt_text(messages))
-    report.prompt = {"messages": [_told(m) for m in messages], "pictures": []}
-    report.add("prompt", f"{characters} characters and {pictures}")
-    return max((max(images.get(h).shape[:2]) for h in hashes), default=0)
+        return 0
+    parts = [part for message in messages for part in message.parts]
+    pictures = [images.get(part.image_hash) for part in parts if isinstance(part, ImagePart)]
+    sizes = ", ".join("x".join(map(str, picture.shape[1::-1])) for picture in pictures)
+    noun = "picture" if len(pictures) == 1 else "pictures"
+    told = f"{len(pictures)} {noun} of {sizes} pixels" if pictures else "no picture"
+    characters = len("\n".join(part.text for part in parts if isinstance(part, TextPart)))
+    report.add("prompt", f"{characters} characters and {told}")
+    report.prompt = _written(messages, images, folder)
+    return max((max(picture.shape[:2]) for picture in pictures), default=0)
 
 
-def save_prompt(report: Report, images: MemoryImageStore, folder: Path | None) -> None:
-    """Completes the prompt's text; with a folder, writes `prompt.txt` and the pictures there and names the files."""
-    lines, paths = [], []
-    for message in report.prompt["messages"]:
-        lines.append(f"[{message['role']}]")
-        for part in message["content"]:
-            if part["type"] == "text":
-                lines.append(part["text"])
+def _written(messages: Sequence[Message], images: MemoryImageStore, folder: Path | None) -> dict[str, Any]:
+    """The messages, their text, and the pictures' files: with a folder these are there, beside the text in `prompt.txt`."""
+    told, lines, paths = [], [], []
+    for message in messages:
+        content: list[dict[str, str]] = []
+        lines.append(f"[{message.role}]")
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text})
+                lines.append(part.text)
                 continue
             name = f"picture_{len(paths) + 1}.png"
             paths.append(name if folder is None else str(folder / name))
+            content.append({"type": "image", "hash": part.image_hash})
             lines.append(f"[picture: {paths[-1]}]")
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(image_to_png(images.get(part["hash"])))
-    report.prompt |= {"pictures": [] if folder is None else paths, "text": "\n".join(lines)}
+                (folder / name).write_bytes(image_to_png(images.get(part.image_hash)))
+        told.append({"role": message.role, "content": content})
+    text = "\n".join(lines)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "prompt.txt").write_text(report.prompt["text"] + "\n", encoding="utf-8")
-
-
-def prompt_text(messages: tuple[Message, ...]) -> str:
-    return "\n".join(p.text for m in messages for p in m.parts if not isinstance(p, ImagePart))
-
-
-def _told(message: Message) -> dict[str, Any]:
-    content = [
-        {"type": "image", "hash": p.image_hash} if isinstance(p, ImagePart) else {"type": "text", "text": p.text}
-        for p in message.parts
-    ]
-    return {"role": message.role, "content": content}
+        (folder / "prompt.txt").write_text(text + "\n", encoding="utf-8")
+    return {"messages": told, "pictures": [] if folder is None else paths, "text": text}
 
 
 def _check_round_trip(report: Report, interface: Interface) -> None:

@@ -15,11 +15,6 @@ app = typer.Typer(help="Environments.", no_args_is_help=True)
 app.command("check")(env_check.check)
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command("list")
 def list_environments(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,

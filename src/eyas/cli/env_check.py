@@ -14,8 +14,7 @@ from rich.table import Table
 from eyas.cli.arguments import environment_arguments
 from eyas.errors import ConfigError
 
-_COLOURS = {"info": "green", "warning": "yellow", "error": "red"}
-_MARKS = {"info": "ok", "warning": "warning", "error": "FAILED"}
+_MARKS = {"info": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]FAILED[/]"}
 
 
 def check(
@@ -81,15 +80,20 @@ def check(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _show(report: Any, console: Console) -> None:
+def show_checks(report: Any, console: Console) -> None:
+    """Every finding of a check, then the tracebacks."""
     table = Table("check", "", "what was seen", box=None, title=report.id, title_justify="left")
     for finding in report.checks:
-        mark = f"[{_COLOURS[finding.level]}]{_MARKS[finding.level]}[/]"
+        mark = "-" if finding.detail.startswith("does not apply") else _MARKS[finding.level]
         table.add_row(finding.name, mark, escape(finding.detail))
     console.print(table)
     for finding in report.checks:
         if finding.traceback:
             console.print(f"\n{finding.name}:\n{finding.traceback.rstrip()}", markup=False, highlight=False)
+
+
+def _show(report: Any, console: Console) -> None:
+    show_checks(report, console)
     if report.prompt:
         console.print("\nThe first prompt:", style="bold")
         console.print(report.prompt["text"], markup=False, highlight=False, soft_wrap=True)

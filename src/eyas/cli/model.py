@@ -1,19 +1,15 @@
 """`eyas model`"""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from eyas.cli.env_check import show_checks
+
 app = typer.Typer(help="Models.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command("list")
@@ -68,29 +64,11 @@ def check(
         on_progress=lambda what: told.print(f"{what} ...", style="dim", highlight=False),
     )
     if as_json:
-        print(json.dumps({"id": report.id, "ok": report.ok, "checks": [_json(c) for c in report.checks]}))
+        checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in report.checks]
+        print(json.dumps({"id": report.id, "ok": report.ok, "checks": checks}))
     else:
-        _show(report, Console())
+        console = Console()
+        show_checks(report, console)
+        failed = ", ".join(c.name for c in report.checks if not c.ok)
+        console.print(f"\nNot usable yet: {failed}" if failed else "\nReady", style="bold", highlight=False)
     raise typer.Exit(0 if report.ok else 1)
-
-
-def _json(finding: Any) -> dict[str, Any]:
-    return {"name": finding.name, "ok": finding.ok, "detail": finding.detail}
-
-
-def _show(report: Any, console: Console) -> None:
-    table = Table("check", "", "what was seen", box=None, title=report.id, title_justify="left")
-    for finding in report.checks:
-        mark = "[red]FAILED[/]" if not finding.ok else "-" if is_idle(finding) else "[green]ok[/]"
-        table.add_row(finding.name, mark, escape(finding.detail))
-    console.print(table)
-    for finding in report.checks:
-        if finding.traceback:
-            console.print(f"\n{finding.name}:\n{finding.traceback.rstrip()}", markup=False, highlight=False)
-    failed = [finding.name for finding in report.checks if not finding.ok]
-    console.print(f"\nNot usable yet: {', '.join(failed)}" if failed else "\nReady", style="bold", highlight=False)
-
-
-def is_idle(finding: Any) -> bool:
-    """Whether a check does not apply to the model."""
-    return finding.detail.startswith("does not apply")

@@ -30,14 +30,6 @@ REGISTRATIONS: dict[str, dict[str, Any]] = {
 ADAPTED: dict[str, dict[str, Any]] = {
     "eyas/Crafter-v0": {"entry_point": "eyas.envs.crafter:CrafterEnv", "max_episode_steps": 10_000},
 }
-ENTRY_POINTS: dict[str, str] = {env_id: options["entry_point"] for env_id, options in REGISTRATIONS.items()}
 
-
-def register_all() -> None:
-    """Registers every environment of Eyas that Gymnasium does not know yet; a second call changes nothing."""
-    for env_id, options in (REGISTRATIONS | ADAPTED).items():
-        if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, **options)
-
-
-register_all()
+for _env_id, _options in (REGISTRATIONS | ADAPTED).items():
+    gymnasium.register(id=_env_id, **_options)

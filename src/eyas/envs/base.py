@@ -11,8 +11,6 @@ import numpy as np
 from eyas.envs import rendering
 from eyas.types import TaskDescription
 
-MODES = ("image", "text")
-MAX_JITTER = rendering.MARGIN
 CHARSET = ascii_letters + digits + " .,:'_+-*/()="
 
 
@@ -30,35 +28,50 @@ def check_range(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{name}={value!r} cannot be used: type an integer from {low} to {high}, e.g. {name}={low}")
 
 
+def checked_action(space: Any, action: Any) -> int:
+    """The action in plain Python. Raises ValueError, saying what to type, for one outside the space."""
+    if not space.contains(action):
+        raise ValueError(f"action {action!r} is unknown: type an integer from 0 to {space.n - 1}")
+    return int(action)
+
+
+def grid_text(size: int, signs: str) -> gym.spaces.Text:
+    """Words of `size` lines, in each `size` signs with a blank between them."""
+    length = 2 * size**2 - 1
+    return gym.spaces.Text(length, min_length=length, charset=f"{signs} \n")
+
+
 class DrawnEnv(gym.Env[Any, Any]):
     """A game whose state is a picture (`mode="image"`) or the same state in words (`mode="text"`).
+
+    Its arguments, with their defaults:
+    - `mode` ("image"): what the observation is, "image" or "text"
+    - `render_mode` (None): with "rgb_array" `render()` returns the picture, also in text mode
+    - `jitter` (0): the drawing is shifted by up to this many pixels in x and y, 0..16
+    - `background` ("white"): "white" or "green"
 
     The look of an episode (shift of the drawing, suits) is drawn once at reset, after the game's own random numbers and
     always with the same number of draws: a seed gives the same game under every look.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
+    description: TaskDescription  # the task in words, for the prompt
     max_text_length = 100
-    action_space: Any  # Discrete, where a subclass does not check and tell its actions itself
+    is_cut_outside = False  # by a limit of steps that the registration sets: the outcome is then told at every step
+    action_space: Any  # Discrete, where a subclass does not check its actions itself
 
-    def __init__(self, mode: str, render_mode: str | None, jitter: int, background: str) -> None:
-        check_choice("mode", mode, MODES)
+    def __init__(
+        self, mode: str = "image", render_mode: str | None = None, jitter: int = 0, background: str = "white"
+    ) -> None:
+        check_choice("mode", mode, ("image", "text"))
         check_choice("render_mode", render_mode, (None, "rgb_array"))
-        check_range("jitter", jitter, 0, MAX_JITTER)
+        check_range("jitter", jitter, 0, rendering.MARGIN)
         check_choice("background", background, tuple(rendering.BACKGROUNDS))
         self.mode, self.render_mode, self.jitter, self.background = mode, render_mode, jitter, background
-        self.observation_space = self._make_observation_space()
+        self.observation_space: gym.Space[Any] = gym.spaces.Box(0, 255, (rendering.SIZE, rendering.SIZE, 3), np.uint8)
+        if mode == "text":
+            self.observation_space = gym.spaces.Text(self.max_text_length, charset=CHARSET)
         self.is_over = True
-
-    def _make_observation_space(self) -> gym.Space[Any]:
-        if self.mode == "text":
-            return gym.spaces.Text(self.max_text_length, charset=CHARSET)
-        return gym.spaces.Box(0, 255, (rendering.SIZE, rendering.SIZE, 3), np.uint8)
-
-    @property
-    @abstractmethod
-    def description(self) -> TaskDescription:
-        """The task in words, for the prompt."""
 
     @property
     @abstractmethod
@@ -75,7 +88,7 @@ class DrawnEnv(gym.Env[Any, Any]):
 
     @abstractmethod
     def _outcome(self) -> dict[str, Any]:
-        """`success` and `progress` of the episode that has just ended."""
+        """`success` and `progress` of the episode so far."""
 
     @abstractmethod
     def _draw(self) -> np.ndarray:
@@ -103,17 +116,17 @@ class DrawnEnv(gym.Env[Any, Any]):
             raise gym.error.ResetNeeded("The episode is over: call env.reset() before env.step(action)")
         reward, terminated, truncated = self._play(self._checked(action))
         self.is_over = terminated or truncated
-        info = self._info() | (self._outcome() if self.is_over else {})
-        return self._observation(), reward, terminated, truncated, info
+        return self._observation(), reward, terminated, truncated, self._info()
 
     def _checked(self, action: Any) -> Any:
         """The action in plain Python. Raises ValueError, saying what to type, for one outside the action space."""
-        if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is unknown: type an integer from 0 to {self.action_space.n - 1}")
-        return int(action)
+        return checked_action(self.action_space, action)
 
     def _info(self) -> dict[str, Any]:
-        return {"facts": self.facts, "legal_actions": list(range(int(self.action_space.n)))}
+        info: dict[str, Any] = {"facts": self.facts}
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            info["legal_actions"] = list(range(int(self.action_space.n)))
+        return info | self._outcome() if self.is_over or self.is_cut_outside else info
 
     def _observation(self) -> Any:
         return self._words() if self.mode == "text" else self._picture()

@@ -80,42 +80,18 @@ class BlackjackEnv(DrawnEnv):
     wins possible 43.2 %.
 
     ## Arguments
-    ```python
-    gym.make("eyas/Blackjack-v0", mode="image", suits="all", jitter=0)
-    ```
-
-    | Parameter     | Type    | Default   | Description                                                                  |
-    |---------------|---------|-----------|------------------------------------------------------------------------------|
-    | `mode`        | **str** | `"image"` | `"image"` or `"text"`: what the observation is                               |
-    | `render_mode` | **str** | `None`    | `"rgb_array"`: `render()` returns the picture, also in text mode             |
-    | `jitter`      | **int** | `0`       | the drawing is shifted by up to this many pixels in x and y, 0..16           |
-    | `suits`       | **str** | `"all"`   | `"all"`, `"black"` or `"red"`                                                |
-    | `background`  | **str** | `"white"` | `"white"` or `"green"`                                                       |
-
-    The shift is drawn once an episode. A seed gives the same game with every `jitter`, `suits` and `background`.
-
-    ## Version History
-    * v0: Initial version
+    - `suits` ("all"): "all", "black" or "red"; a look too
+    - `mode`, `render_mode`, `jitter`, `background`: see `DrawnEnv`
     """
 
     max_text_length = 200
+    description = DESCRIPTION
 
-    def __init__(
-        self,
-        mode: str = "image",
-        render_mode: str | None = None,
-        jitter: int = 0,
-        suits: str = "all",
-        background: str = "white",
-    ) -> None:
-        super().__init__(mode, render_mode, jitter, background)
+    def __init__(self, suits: str = "all", **looks: Any) -> None:
+        super().__init__(**looks)
         check_choice("suits", suits, tuple(rendering.SUIT_SETS))
         self.suits = suits
         self.action_space = gym.spaces.Discrete(2)
-
-    @property
-    def description(self) -> TaskDescription:
-        return DESCRIPTION
 
     @property
     def facts(self) -> dict[str, str]:

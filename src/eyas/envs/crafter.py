@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from eyas.envs.base import check_choice, check_range
+from eyas.envs.base import check_choice, check_range, checked_action
 from eyas.types import TaskDescription
 
 
@@ -61,17 +61,8 @@ class CrafterEnv(gym.Env[np.ndarray, Any]):
     `inventory`. There is no `success`.
 
     ## Arguments
-    ```python
-    gym.make("eyas/Crafter-v0", size=64)
-    ```
-
-    | Parameter     | Type    | Default | Description                                     |
-    |---------------|---------|---------|-------------------------------------------------|
-    | `render_mode` | **str** | `None`  | `"rgb_array"`: `render()` returns the picture   |
-    | `size`        | **int** | `64`    | edge of the picture in pixels, 63..1024         |
-
-    ## Version History
-    * v0: Initial version
+    - `render_mode` (None): "rgb_array": `render()` returns the picture
+    - `size` (64): edge of the picture in pixels, 63..1024
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
@@ -106,10 +97,7 @@ class CrafterEnv(gym.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Plays one action. Raises ValueError for one outside the action space."""
-        if not self.action_space.contains(action):
-            last = len(self._game.action_names) - 1
-            raise ValueError(f"action {action!r} is unknown: type an integer from 0 to {last}")
-        picture, reward, is_dead, info = self._game.step(int(action))
+        picture, reward, is_dead, info = self._game.step(checked_action(self.action_space, action))
         return picture, float(reward), bool(is_dead), False, self._info(info)
 
     @staticmethod

@@ -13,7 +13,7 @@ from eyas.envs.experts_registry import register_expert
 from eyas.envs.searching import best_actions
 from eyas.types import ExpertMove
 
-_SOLUTIONS: WeakKeyDictionary[Any, tuple[Any, np.ndarray]] = WeakKeyDictionary()
+_SOLUTIONS: WeakKeyDictionary[Any, np.ndarray] = WeakKeyDictionary()
 
 
 def way(rows: float, columns: float) -> str:
@@ -32,11 +32,9 @@ def _side(value: float) -> str:
 
 def _solve(env: Any) -> int:
     """The best action by the environment's own table of transitions, solved once per environment."""
-    table, actions = _SOLUTIONS.get(env, (None, None))
-    if actions is None or table is not env.P:
-        actions = best_actions(env.P)
-        _SOLUTIONS[env] = (env.P, actions)
-    return int(actions[env.s])
+    if env not in _SOLUTIONS:
+        _SOLUTIONS[env] = best_actions(env.P)
+    return int(_SOLUTIONS[env][env.s])
 
 
 @register_expert("gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv")

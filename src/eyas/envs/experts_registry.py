@@ -1,6 +1,6 @@
 """Which expert plays which environment. Classes of other packages are named by path, so that none is imported for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,7 @@ def register_expert(*env_classes: type | str) -> Callable[[Expert], Expert]:
     A class is given itself or as "module:Class", which imports nothing. An expert reads the environment and changes nothing
     in it, its random numbers included: asked twice, it answers twice the same.
     """
-
-    def register(expert: Expert) -> Expert:
-        for env_class in env_classes:
-            EXPERTS[env_class] = expert
-        return expert
-
-    return register
+    return partial(_register, EXPERTS, env_classes)
 
 
 def register_fact_rule(*env_classes: type | str) -> Callable[[_Rule], _Rule]:
@@ -31,12 +25,12 @@ def register_fact_rule(*env_classes: type | str) -> Callable[[_Rule], _Rule]:
 
     Of the environment it reads the rules alone, not where a game stands: that the facts say.
     """
+    return partial(_register, FACT_RULES, env_classes)
 
-    def register(rule: _Rule) -> _Rule:
-        FACT_RULES.update(dict.fromkeys(env_classes, rule))
-        return rule
 
-    return register
+def _register(registry: dict[type | str, Any], env_classes: Iterable[type | str], function: Any) -> Any:
+    registry.update(dict.fromkeys(env_classes, function))
+    return function
 
 
 def expert_for(env: Any) -> Expert | None:

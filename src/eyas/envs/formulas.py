@@ -27,7 +27,6 @@ class Level(NamedTuple):
 
 
 Reading = tuple[Level, ...]  # outermost level first
-NOTHING_READ: Reading = (Level(),)
 
 
 def _close_operand(reading: Reading, value: Fraction) -> Reading | None:
@@ -66,7 +65,7 @@ def read(reading: Reading, token: str) -> Reading | None:
 
 def read_all(formula: Iterable[str]) -> Reading | None:
     """Reads a formula, complete or not; None where it can never become one."""
-    reading: Reading | None = NOTHING_READ
+    reading: Reading | None = (Level(),)
     for token in formula:
         reading = None if reading is None else read(reading, token)
     return reading
@@ -204,7 +203,15 @@ class _Search:
         key = (reading, cards, brackets, min(room, needed + 2 * brackets))
         if key in self.failed or self._is_hopeless(reading, cards):
             return None
-        return self._try_tokens(key, waits)
+        for token in self._candidates(cards, brackets, waits):
+            following = read(reading, token)
+            if following is None:
+                continue
+            rest = self.find(following, unused(cards, (token,)), brackets - (token == "("), room - 1)
+            if rest is not None:
+                return (token, *rest)
+        self.failed.add(key)
+        return None
 
     def _is_hopeless(self, reading: Reading, cards: tuple[int, ...]) -> bool:
         """Whether the values on the way and the cards left miss the target in any order, with any brackets."""
@@ -213,19 +220,6 @@ class _Search:
             return False
         values = [abs(v) for level in reading for v in (level.total, level.term) if v]
         return not _is_solvable(tuple(sorted((*values, *cards))), self.target)
-
-    def _try_tokens(self, key: tuple[Reading, tuple[int, ...], int, int], waits: bool) -> Formula | None:
-        reading, cards, brackets, room = key
-        for token in self._candidates(cards, brackets, waits):
-            following = read(reading, token)
-            if following is None:
-                continue
-            left = unused(cards, (token,))
-            rest = self.find(following, left, brackets - (token == "("), room - 1)
-            if rest is not None:
-                return (token, *rest)
-        self.failed.add(key)
-        return None
 
     def _candidates(self, cards: tuple[int, ...], brackets: int, waits: bool) -> tuple[str, ...]:
         if waits:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from eyas.envs.base import DrawnEnv, check_choice, check_range
+from eyas.envs.base import DrawnEnv, check_choice, check_range, grid_text
 from eyas.envs.searching import distances
 from eyas.types import TaskDescription
 
@@ -77,24 +77,17 @@ class FrozenLakeEnv(DrawnEnv):
     distance to the goal that is gone, never below 0; 0 in a hole).
 
     ## Arguments
-    ```python
-    gym.make("eyas/FrozenLake-v0", mode="image", size=8, p=0.8, is_slippery=False, tile_size=16)
-    ```
-
-    | Parameter     | Type      | Default   | Description                                                     |
-    |---------------|-----------|-----------|-----------------------------------------------------------------|
-    | `mode`        | **str**   | `"image"` | `"image"` or `"text"`: what the observation is                  |
-    | `render_mode` | **str**   | `None`    | `"rgb_array"`: `render()` returns the picture, also in text mode |
-    | `size`        | **int**   | `8`       | rows and columns, 2..16                                         |
-    | `p`           | **float** | `0.8`     | probability that a tile is ice, 0.6..1                          |
-    | `is_slippery` | **bool**  | `False`   | whether the player may slip sideways                            |
-    | `tile_size`   | **int**   | `16`      | edge of a tile in pixels, 4..64                                 |
+    - `mode` ("image"): "image" or "text": what the observation is
+    - `render_mode` (None): "rgb_array": `render()` returns the picture, also in text mode
+    - `size` (8): rows and columns, 2..16
+    - `p` (0.8): probability that a tile is ice, 0.6..1
+    - `is_slippery` (False): whether the player may slip sideways
+    - `tile_size` (16): edge of a tile in pixels, 4..64
 
     `eyas/FrozenLake4x4-v0` is the same with `size=4`. A seed gives the same game in every `mode` and `tile_size`.
-
-    ## Version History
-    * v0: Initial version
     """
+
+    is_cut_outside = True
 
     def __init__(
         self,
@@ -111,20 +104,15 @@ class FrozenLakeEnv(DrawnEnv):
         if not 0.6 <= p <= 1:
             raise ValueError(f"p={p!r} cannot be used: type a number from 0.6 to 1, e.g. p=0.8")
         self.size, self.p, self.is_slippery, self.tile_size = size, p, is_slippery, tile_size
-        super().__init__(mode, render_mode, jitter=0, background="white")
+        super().__init__(mode, render_mode)
+        edge = size * tile_size
+        is_text = mode == "text"
+        self.description = TEXT_DESCRIPTION if is_text else PICTURE_DESCRIPTION
+        self.observation_space = (
+            grid_text(size, "PSFHG") if is_text else gym.spaces.Box(0, 255, (edge, edge, 3), np.uint8)
+        )
         self.action_space = gym.spaces.Discrete(4)
         self.goal = (size - 1, size - 1)
-
-    def _make_observation_space(self) -> gym.Space[Any]:
-        if self.mode == "text":
-            length = 2 * self.size**2 - 1
-            return gym.spaces.Text(length, min_length=length, charset="PSFHG \n")
-        edge = self.size * self.tile_size
-        return gym.spaces.Box(0, 255, (edge, edge, 3), np.uint8)
-
-    @property
-    def description(self) -> TaskDescription:
-        return TEXT_DESCRIPTION if self.mode == "text" else PICTURE_DESCRIPTION
 
     @property
     def facts(self) -> dict[str, str]:
@@ -174,10 +162,6 @@ class FrozenLakeEnv(DrawnEnv):
         start, left = self.steps_to_goal[0, 0], self.steps_to_goal.get(self.player)
         progress = 0.0 if left is None else max(0.0, 1 - left / start)
         return {"success": self.player == self.goal, "progress": progress}
-
-    def _info(self) -> dict[str, Any]:
-        # The limit of steps cuts the episode outside of this class: what was reached is said at every step.
-        return super()._info() | self._outcome()
 
     def _words(self) -> str:
         rows = [list(row) for row in self.rows]

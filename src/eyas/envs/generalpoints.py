@@ -8,12 +8,11 @@ from itertools import combinations_with_replacement
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 
 from eyas.envs import rendering
 from eyas.envs.base import check_choice, check_range
 from eyas.envs.formulas import FormulaRules, complete, evaluate, is_solvable
-from eyas.envs.pointsgame import FACE_CARDS, CardsEnv
+from eyas.envs.pointsgame import COUNTS, FACE_CARDS, CardsEnv
 from eyas.types import TaskDescription
 
 OPERATORS = ("+", "-", "*", "/", "(", ")")
@@ -21,7 +20,6 @@ ANSWER_CHARACTERS = "0123456789AJQK+-*/()=:, "
 MAX_ANSWER_LENGTH = 64
 UNLIMITED = 10**6  # tokens
 EITHER = "either"
-RULES = {"ten": "J, Q and K count 10.", "rank": "J, Q and K count 11, 12 and 13."}
 Verdict = Literal["right", "wrong_value", "wrong_numbers", "illegal"]
 REWARDS: dict[Verdict, float] = {"right": 5.0, "wrong_value": -1.0, "wrong_numbers": -2.0, "illegal": -3.0}
 WRONG_CARDS_REWARD, LIMIT_REWARD = -1.5, -1.0
@@ -31,11 +29,6 @@ _FORMULA = re.compile(r"([\d+\-*/() ]+)(= *\d+)?")
 
 def _write_thought(facts: Mapping[str, str], action_name: str) -> str:
     return f"The numbers are {facts['number']}, I choose {action_name.rpartition(':')[2].strip()}."
-
-
-@lru_cache(maxsize=16)
-def _describe(text: str) -> TaskDescription:
-    return TaskDescription(text, fact_keys=("cards", "number"), write_thought=_write_thought)
 
 
 def _tokens(formula: str) -> tuple[str, ...]:
@@ -122,30 +115,17 @@ class GeneralPointsEnv(CardsEnv):
     without the past holds what is needed to mend it.
 
     ## Arguments
-    ```python
-    gym.make("eyas/GeneralPoints-v0", mode="image", num_cards=4, target=24, num_attempts=5)
-    ```
-
-    | Parameter       | Type     | Default   | Description                                                               |
-    |-----------------|----------|-----------|---------------------------------------------------------------------------|
-    | `mode`          | **str**  | `"image"` | `"image"` or `"text"`: what the observation is                            |
-    | `render_mode`   | **str**  | `None`    | `"rgb_array"`: `render()` returns the picture, also in text mode          |
-    | `jitter`        | **int**  | `0`       | the drawing is shifted by up to this many pixels in x and y, 0..16        |
-    | `num_cards`     | **int**  | `4`       | 2..4; fewer for a small model                                             |
-    | `target`        | **int**  | `24`      | 1..1000; what the formula has to equal                                    |
-    | `num_attempts`  | **int**  | `5`       | 1..100; graded attempts                                                   |
-    | `face_cards`    | **str**  | `"ten"`   | `"ten"`: J, Q, K count 10; `"rank"`: 11, 12, 13; `"either"`: drawn at reset |
-    | `suits`         | **str**  | `"all"`   | `"all"`, `"black"` or `"red"`, other looks                                |
-    | `solvable_only` | **bool** | `True`    | deal only what can be solved                                              |
-    | `require_face`  | **bool** | `False`   | deal at least one face card                                               |
-    | `background`    | **str**  | `"white"` | `"white"` or `"green"`                                                    |
+    - `num_cards` (4): 2..4; fewer for a small model
+    - `target` (24): 1..1000; what the formula has to equal
+    - `num_attempts` (5): 1..100; graded attempts
+    - `face_cards` ("ten"): "ten": J, Q, K count 10; "rank": 11, 12, 13; "either": drawn at reset
+    - `suits` ("all"): "all", "black" or "red"; a look too
+    - `require_face` (False): deal at least one face card
+    - `solvable_only` (True): deal only what can be solved
+    - `mode`, `render_mode`, `jitter`, `background`: see `DrawnEnv`
 
     The splits of the paper: in distribution `suits="black"`; another rule `suits="black", face_cards="rank",
-    require_face=True`; other looks `suits="red"`. The shift is drawn once an episode. A seed gives the same game with every
-    `jitter`, `suits` and `background`.
-
-    ## Version History
-    * v0: Initial version
+    require_face=True`; other looks `suits="red"`.
     """
 
     max_text_length = 200
@@ -153,25 +133,19 @@ class GeneralPointsEnv(CardsEnv):
 
     def __init__(
         self,
-        mode: str = "image",
-        render_mode: str | None = None,
-        jitter: int = 0,
         num_cards: int = 4,
         target: int = 24,
         num_attempts: int = 5,
-        face_cards: str = "ten",
-        suits: str = "all",
         solvable_only: bool = True,
-        require_face: bool = False,
-        background: str = "white",
+        **options: Any,
     ) -> None:
-        super().__init__(mode, render_mode, jitter, face_cards, suits, require_face, background)
+        super().__init__(**options)
         check_range("num_cards", num_cards, 2, 4)
         check_range("target", target, 1, 1000)
         check_range("num_attempts", num_attempts, 1, 100)
         check_choice("solvable_only", solvable_only, (False, True))
-        self._rules = tuple(FACE_CARDS) if face_cards == EITHER else (face_cards,)
-        if solvable_only and not all(_has_a_deal(num_cards, target, rule, require_face) for rule in self._rules):
+        self._rules = tuple(FACE_CARDS) if self.rule == EITHER else (self.rule,)
+        if solvable_only and not all(_has_a_deal(num_cards, target, rule, self.require_face) for rule in self._rules):
             raise ValueError(
                 f"no {num_cards} cards make target={target}: type a smaller target, or solvable_only=False"
             )
@@ -179,12 +153,12 @@ class GeneralPointsEnv(CardsEnv):
         self.solvable_only = solvable_only
         self.action_space = gym.spaces.Text(MAX_ANSWER_LENGTH, charset=ANSWER_CHARACTERS)
 
-    @property
-    def description(self) -> TaskDescription:
         cards = "" if self.mode == "text" else " Write the cards that you see, a colon, then the formula."
-        return _describe(
-            f"You play GeneralPoints: write one formula of + - * / and brackets that uses each of the {self.num_cards} "
-            f"cards once and equals {self.target}. A counts 1.{cards}"
+        self.description = TaskDescription(
+            f"You play GeneralPoints: write one formula of + - * / and brackets that uses each of the {num_cards} "
+            f"cards once and equals {target}. A counts 1.{cards}",
+            fact_keys=("cards", "number"),
+            write_thought=_write_thought,
         )
 
     def solution(self) -> str | None:
@@ -200,18 +174,6 @@ class GeneralPointsEnv(CardsEnv):
     @property
     def facts(self) -> dict[str, str]:
         return {"cards": self.card_names, "number": ", ".join(map(str, self.numbers))}
-
-    def _deal_ranks(self) -> tuple[int, ...]:
-        while True:
-            ranks = tuple(int(rank) for rank in self.np_random.integers(1, 14, size=self.num_cards))
-            if (not self.require_face or max(ranks) > 10) and (
-                not self.solvable_only or is_solvable(map(self.count, ranks), self.target)
-            ):
-                return ranks
-
-    def count(self, rank: int) -> int:
-        """What a card of this rank counts in this episode."""
-        return min(rank, FACE_CARDS[self.rule])
 
     def _deal(self) -> None:
         is_drawn = len(self._rules) > 1
@@ -257,14 +219,5 @@ class GeneralPointsEnv(CardsEnv):
         cards = "" if is_read else "The cards were not read right. "
         return f"Attempt {self.num_failed} failed. {cards}'{formula}' {findings[verdict]}."
 
-    def _sentences(self) -> str:
-        return f"{RULES[self.rule]} {self._said}".strip()
-
-    def _info(self) -> dict[str, Any]:
-        return {"facts": self.facts} | ({"observation_text": self._sentences()} if self.mode == "image" else {})
-
-    def _words(self) -> str:
-        return f"The cards are {self.card_names}. {self._sentences()}"
-
-    def _draw(self) -> np.ndarray:
-        return rendering.draw_formula_table(self._cards, "", self.background)
+    def _sentence(self) -> str:
+        return f"{COUNTS[self.rule]} {self._said}".strip()

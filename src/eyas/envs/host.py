@@ -102,19 +102,19 @@ class EnvHost:
 
     def _play(self, moves: Sequence[Any]) -> EnvOutcome:
         assert self._env is not None and len(moves)
-        outcome = EnvOutcome(None, {})
+        outcome, may_follow = EnvOutcome(None, {}), self._source.may_follow
         for move in moves:
-            if outcome.num_moves and (outcome.has_ended or not self._may_follow(outcome.info, move)):
+            is_refused = may_follow is not None and outcome.num_moves > 0 and not may_follow(outcome.info, move)
+            if outcome.has_ended or is_refused:
                 break
             outcome.observation, reward, terminated, truncated, info = self._env.step(move)
             outcome.info = dict(info)  # environments reuse theirs
-            outcome.reward += _finite(reward, move)
+            if problem := reward_problem(reward, move):
+                raise ValueError(problem)
+            outcome.reward += np.asarray(reward, float).item()
             outcome.terminated, outcome.truncated = bool(terminated), bool(truncated)
             outcome.num_moves += 1
         return outcome
-
-    def _may_follow(self, info: Mapping[str, Any], move: Any) -> bool:
-        return self._source.may_follow is None or self._source.may_follow(info, move)
 
     def _complete(self, outcome: EnvOutcome) -> EnvOutcome:
         """Adds what is shown and what the expert would do: nothing is decided, nor bootstrapped, after a true end."""
@@ -129,19 +129,22 @@ class EnvHost:
         return outcome
 
 
-def _finite(reward: Any, action: Any) -> float:
+def reward_problem(reward: Any, action: Any) -> str | None:
+    """Why a reward cannot be used; None where it is one finite number."""
     try:
         number = float(np.asarray(reward).item())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the environment's reward for action {action} is {reward!r}: it must be a number") from error
-    if not math.isfinite(number):
-        raise ValueError(f"the environment's reward for action {action} is {reward}: it must be finite")
-    return number
+    except (TypeError, ValueError):
+        return f"the environment's reward for action {action} is {reward!r}: it must be a number"
+    return (
+        None
+        if math.isfinite(number)
+        else f"the environment's reward for action {action} is {reward}: it must be finite"
+    )
 
 
-def raised(error: BaseException) -> EnvError:
-    """What an exception of an environment is told as."""
-    message = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+def raised(error: BaseException, what: str = "") -> EnvError:
+    """What an exception of an environment is told as, behind a few words on what it ended."""
+    message = textwrap.shorten(f"{what}{type(error).__name__}: {error}", 300)
     return EnvError("raised", message, "".join(traceback.format_exception(error)))
 
 

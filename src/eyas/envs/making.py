@@ -96,13 +96,11 @@ def _find_spec(env_id: str) -> EnvSpec:
         hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         if package and not _registers(package):
             hint = f"; it needs a package: type `pip install eyas[envs]`, which brings {package}"
-        problem = (
-            str(error).split(" Did you mean")[0].removesuffix(".")
-        )  # Gymnasium's own guess lacks namespace and version
+        # Gymnasium's own guess lacks namespace and version
+        problem = str(error).split(" Did you mean")[0].removesuffix(".")
         raise ConfigError(f"environment '{env_id}': {problem}{hint}") from error
-    if isinstance(spec.entry_point, str) and spec.entry_point.startswith(
-        "__main__:"
-    ):  # another process has another main
+    # another process has another main
+    if isinstance(spec.entry_point, str) and spec.entry_point.startswith("__main__:"):
         return replace(spec, entry_point=load_env_creator(spec.entry_point))
     return spec
 

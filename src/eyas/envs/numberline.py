@@ -16,7 +16,7 @@ def _write_thought(facts: Mapping[str, str], action_name: str) -> str:
 
 
 DESCRIPTION = TaskDescription(
-    text=("Move the current number to the target number: - lowers it by one, + raises it by one."),
+    text="Move the current number to the target number: - lowers it by one, + raises it by one.",
     action_names=("-", "+"),
     fact_keys=("current number", "target number"),
     write_thought=_write_thought,
@@ -67,41 +67,17 @@ class NumberLineEnv(DrawnEnv):
     The random policy succeeds in 28.3 % of episodes.
 
     ## Arguments
-    ```python
-    gym.make("eyas/NumberLine-v0", mode="image", max_position=5, jitter=0, background="white")
-    ```
-
-    | Parameter      | Type    | Default   | Description                                                                 |
-    |----------------|---------|-----------|-----------------------------------------------------------------------------|
-    | `mode`         | **str** | `"image"` | `"image"` or `"text"`: what the observation is                              |
-    | `render_mode`  | **str** | `None`    | `"rgb_array"`: `render()` returns the picture, also in text mode            |
-    | `max_position` | **int** | `5`       | largest number, 2..99                                                       |
-    | `jitter`       | **int** | `0`       | the drawing is shifted by up to this many pixels in x and y, 0..16          |
-    | `background`   | **str** | `"white"` | `"white"` or `"green"`                                                      |
-
-    The shift is drawn once an episode: inside an episode equal states give equal pictures. A seed gives the same game with
-    every `jitter` and `background`.
-
-    ## Version History
-    * v0: Initial version
+    - `max_position` (5): largest number, 2..99
+    - `mode`, `render_mode`, `jitter`, `background`: see `DrawnEnv`
     """
 
-    def __init__(
-        self,
-        mode: str = "image",
-        render_mode: str | None = None,
-        jitter: int = 0,
-        max_position: int = 5,
-        background: str = "white",
-    ) -> None:
-        super().__init__(mode, render_mode, jitter, background)
+    description = DESCRIPTION
+
+    def __init__(self, max_position: int = 5, **looks: Any) -> None:
+        super().__init__(**looks)
         check_range("max_position", max_position, 2, 99)
         self.max_position = max_position
         self.action_space = gym.spaces.Discrete(2)
-
-    @property
-    def description(self) -> TaskDescription:
-        return DESCRIPTION
 
     @property
     def facts(self) -> dict[str, str]:

@@ -196,10 +196,6 @@ class WorkerPool:
             self._submit(request.slot, request.moves)
 
 
-def make_pool(
-    sources: Sequence[EnvSource], num_workers: int, reset_timeout_s: float = 120.0, step_timeout_s: float = 60.0
-) -> EnvPool:
-    """A pool of so many worker processes; with 0, one that plays in this process and sets no time limits."""
-    if num_workers == 0:
-        return LocalPool(sources)
-    return WorkerPool(sources, num_workers, reset_timeout_s, step_timeout_s)
+def make_pool(sources: Sequence[EnvSource], num_workers: int, *limits_s: float) -> EnvPool:
+    """A pool of so many worker processes with its time limits; with 0, one that plays in this process and sets none."""
+    return WorkerPool(sources, num_workers, *limits_s) if num_workers else LocalPool(sources)

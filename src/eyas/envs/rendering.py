@@ -43,11 +43,6 @@ def text_mask(text: str, height: int, max_width: int) -> Image.Image:
     return line.resize((max(1, width), round(line.height * scale)), Image.Resampling.LANCZOS)
 
 
-def text_width(text: str, height: int) -> int:
-    """Width of `text` in pixels where nothing squeezes it."""
-    return text_mask(text, height, 10_000).width
-
-
 def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, size: int) -> None:
     draw.ellipse([(x - radius) * size, (y - radius) * size, (x + radius) * size, (y + radius) * size], fill=255)
 
@@ -86,16 +81,16 @@ def pip_mask(suit: str, size: int) -> Image.Image:
 # ----------------------------------------------------------------------------------------------- cards
 
 
-def _frame(width: int, height: int, fill: tuple[int, int, int]) -> Image.Image:
+def _empty_card(width: int, height: int) -> Image.Image:
     image = Image.new("RGB", (width, height), WHITE)
-    ImageDraw.Draw(image).rectangle([0, 0, width - 1, height - 1], fill=fill, outline=BLACK, width=2)
+    ImageDraw.Draw(image).rectangle([0, 0, width - 1, height - 1], outline=BLACK, width=2)
     return image
 
 
 @lru_cache(maxsize=1024)
 def card_image(rank: int, suit: str, width: int, height: int) -> np.ndarray:
     """A card with its rank, large, and its suit: below the rank on an upright card, else right of it."""
-    image, colour = _frame(width, height, WHITE), SUIT_COLOURS[suit]
+    image, colour = _empty_card(width, height), SUIT_COLOURS[suit]
     if height > width:
         glyph_height, pip = int(height * 0.5), min(int(height * 0.32), width - 10)
         rank_centre, pip_centre = (width // 2, int(height * 0.31)), (width // 2, int(height * 0.79))
@@ -113,7 +108,7 @@ def card_image(rank: int, suit: str, width: int, height: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def card_back(width: int, height: int) -> np.ndarray:
     """A card that lies face down."""
-    image = _frame(width, height, WHITE)
+    image = _empty_card(width, height)
     draw = ImageDraw.Draw(image)
     for x in range(-height, width, 12):
         draw.line([(x, height), (x + height, 0)], fill=BLUE, width=3)
@@ -129,10 +124,6 @@ def _paper(background: str) -> np.ndarray:
     paper = np.empty((SIZE, SIZE, 3), np.uint8)
     paper[:] = BACKGROUNDS[background]
     return paper
-
-
-def _ink(background: str) -> tuple[int, int, int]:
-    return BLACK if background == "white" else WHITE
 
 
 def blank(background: str = "white") -> np.ndarray:
@@ -157,37 +148,30 @@ def _paste(canvas: np.ndarray, patch: np.ndarray, x: int, y: int) -> None:
 
 
 @lru_cache(maxsize=256)
-def text_patch(text: str, height: int, background: str) -> np.ndarray:
-    """One line of text on the background, never wider than the free width."""
-    mask = text_mask(text, height, INNER)
+def text_patch(text: str, height: int, background: str, max_width: int = INNER) -> np.ndarray:
+    """One line of text on the background."""
+    mask = text_mask(text, height, max_width)
     image = Image.new("RGB", mask.size, BACKGROUNDS[background])
-    image.paste(_ink(background), (0, 0), mask)
+    image.paste(BLACK if background == "white" else WHITE, (0, 0), mask)
     return np.asarray(image)
 
 
 # ----------------------------------------------------------------------------------------------- games
 
 
-@lru_cache(maxsize=64)
-def _number_line(target: int, current: int, background: str) -> np.ndarray:
+def draw_number_line(target: int, current: int, background: str = "white") -> np.ndarray:
+    """The target above and the current number below, each 80 pixels high beside its label."""
     canvas = blank(background)
     for label, number, y in (("Target:", target, 42), ("Current:", current, 178)):
         _paste(canvas, text_patch(label, 26, background), MARGIN, y + 40)
-        mask = text_mask(str(number), 80, 110)
-        patch = Image.new("RGB", mask.size, BACKGROUNDS[background])
-        patch.paste(_ink(background), (0, 0), mask)
-        _paste(canvas, np.asarray(patch), SIZE - MARGIN - 110 + (110 - mask.width) // 2, y)
+        patch = text_patch(str(number), 80, background, 110)
+        _paste(canvas, patch, SIZE - MARGIN - 110 + (110 - patch.shape[1]) // 2, y)
     return canvas
-
-
-def draw_number_line(target: int, current: int, background: str = "white") -> np.ndarray:
-    """The target above and the current number below, each 80 pixels high beside its label."""
-    return _number_line(target, current, background).copy()
 
 
 def draw_formula(canvas: np.ndarray, formula: str, top: int, background: str) -> None:
     """Writes the formula as large as it fits: on one line, or on two where it would become too small."""
-    height = next((h for h in _FORMULA_HEIGHTS if text_width(formula, h) <= INNER), None)
+    height = next((h for h in _FORMULA_HEIGHTS if text_mask(formula, h, 10_000).width <= INNER), None)
     if height:
         _paste(canvas, text_patch(formula, height, background), MARGIN, top)
         return

@@ -1,7 +1,7 @@
 """Ways through a known game: breadth-first search, and value iteration where chance takes part."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -16,38 +16,37 @@ def shortest_path(start: State, successors: Successors[State], is_goal: Callable
 
     Among shortest ways the one whose first actions come first in `successors` is taken.
     """
-    came_from: dict[State, tuple[State, int] | None] = {start: None}
-    frontier = deque([start])
-    while frontier:
-        state = frontier.popleft()
+    came_from: dict[State, tuple[State, int] | None] = {}
+    for state, step in _breadth_first(start, successors):
+        came_from[state] = step
         if is_goal(state):
-            return _way_back(state, came_from)
-        for action, following in successors(state):
-            if following not in came_from:
-                came_from[following] = (state, action)
-                frontier.append(following)
+            actions = []
+            while step is not None:
+                actions.append(step[1])
+                step = came_from[step[0]]
+            return actions[::-1]
     return None
-
-
-def _way_back(state: State, came_from: dict[State, tuple[State, int] | None]) -> list[int]:
-    actions = []
-    while (step := came_from[state]) is not None:
-        state, action = step
-        actions.append(action)
-    return actions[::-1]
 
 
 def distances(start: State, successors: Successors[State]) -> dict[State, int]:
     """How many steps each state that can be reached is away from `start`."""
-    steps = {start: 0}
-    frontier = deque([start])
-    while frontier:
-        state = frontier.popleft()
-        for _, following in successors(state):
-            if following not in steps:
-                steps[following] = steps[state] + 1
-                frontier.append(following)
+    steps: dict[State, int] = {}
+    for state, step in _breadth_first(start, successors):
+        steps[state] = 0 if step is None else steps[step[0]] + 1
     return steps
+
+
+def _breadth_first(start: State, successors: Successors[State]) -> Iterator[tuple[State, tuple[State, int] | None]]:
+    """Every state that can be reached, nearest first, with the state and the action that lead to it; None at the start."""
+    seen = {start}
+    frontier: deque[tuple[State, tuple[State, int] | None]] = deque([(start, None)])
+    while frontier:
+        state, step = frontier.popleft()
+        yield state, step
+        for action, following in successors(state):
+            if following not in seen:
+                seen.add(following)
+                frontier.append((following, (state, action)))
 
 
 def best_actions(transitions: Mapping[int, Mapping[int, Iterable[Transition]]], discount: float = 0.999) -> np.ndarray:

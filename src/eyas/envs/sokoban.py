@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from eyas.envs import rendering
-from eyas.envs.base import DrawnEnv, check_range
+from eyas.envs.base import DrawnEnv, check_range, grid_text
 from eyas.envs.searching import shortest_path
 from eyas.types import TaskDescription
 
@@ -79,49 +79,22 @@ class SokobanEnv(DrawnEnv):
     on a target) and `progress` (the share of the boxes on a target).
 
     ## Arguments
-    ```python
-    gym.make("eyas/Sokoban-v0", mode="image", size=6, num_boxes=1, jitter=0, background="white")
-    ```
-
-    | Parameter     | Type    | Default   | Description                                                        |
-    |---------------|---------|-----------|--------------------------------------------------------------------|
-    | `mode`        | **str** | `"image"` | `"image"` or `"text"`: what the observation is                     |
-    | `render_mode` | **str** | `None`    | `"rgb_array"`: `render()` returns the picture, also in text mode   |
-    | `size`        | **int** | `6`       | rows and columns with the outer walls, 5..8                        |
-    | `num_boxes`   | **int** | `1`       | boxes, and targets, 1..2                                           |
-    | `jitter`      | **int** | `0`       | the drawing is shifted by up to this many pixels in x and y, 0..16 |
-    | `background`  | **str** | `"white"` | `"white"` or `"green"`                                             |
-
-    The shift is drawn once an episode. A seed gives the same room with every `jitter` and `background`.
-
-    ## Version History
-    * v0: Initial version
+    - `size` (6): rows and columns with the outer walls, 5..8
+    - `num_boxes` (1): boxes, and targets, 1..2
+    - `mode`, `render_mode`, `jitter`, `background`: see `DrawnEnv`
     """
 
-    def __init__(
-        self,
-        mode: str = "image",
-        render_mode: str | None = None,
-        jitter: int = 0,
-        size: int = 6,
-        num_boxes: int = 1,
-        background: str = "white",
-    ) -> None:
+    is_cut_outside = True
+
+    def __init__(self, size: int = 6, num_boxes: int = 1, **looks: Any) -> None:
+        super().__init__(**looks)
         check_range("size", size, 5, 8)
         check_range("num_boxes", num_boxes, 1, 2)
         self.size, self.num_boxes = size, num_boxes
-        super().__init__(mode, render_mode, jitter, background)
         self.action_space = gym.spaces.Discrete(4)
-
-    def _make_observation_space(self) -> gym.Space[Any]:
+        self.description = TEXT_DESCRIPTION if self.mode == "text" else PICTURE_DESCRIPTION
         if self.mode == "text":
-            length = 2 * self.size**2 - 1
-            return gym.spaces.Text(length, min_length=length, charset="PSX*O#_ \n")
-        return super()._make_observation_space()
-
-    @property
-    def description(self) -> TaskDescription:
-        return TEXT_DESCRIPTION if self.mode == "text" else PICTURE_DESCRIPTION
+            self.observation_space = grid_text(size, "PSX*O#_")
 
     @property
     def facts(self) -> dict[str, str]:
@@ -173,10 +146,6 @@ class SokobanEnv(DrawnEnv):
 
     def _outcome(self) -> dict[str, Any]:
         return {"success": self.boxes == self.targets, "progress": self._num_done() / self.num_boxes}
-
-    def _info(self) -> dict[str, Any]:
-        # The limit of steps cuts the episode outside of this class: what was reached is said at every step.
-        return super()._info() | self._outcome()
 
     def _sign(self, cell: Cell) -> str:
         if self.is_wall[cell]:

@@ -18,19 +18,18 @@ import struct
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import cloudpickle
 
-from eyas.envs.host import EnvError, EnvHosts, EnvOutcome
+from eyas.envs.host import EnvError, EnvHosts, EnvOutcome, raised
 from eyas.errors import EnvironmentFailure, EyasError
 
 log = logging.getLogger(__name__)
@@ -209,7 +208,7 @@ class Worker:
         try:
             return pickle.loads(content, buffers=arrays)
         except Exception as error:  # what the environment returned may run any code when it is unpickled
-            return _raised("the answer of the worker cannot be read", error)
+            return raised(error, "the answer of the worker cannot be read: ")
 
 
 # ------------------------------------------------------------------------------------------- the child's end
@@ -290,21 +289,20 @@ class Outbox:
         return pickle.dumps((shared, content))
 
     def _dump(self, answer: Any) -> tuple[bytes, list[memoryview]]:
+        """Without what of the answer's info cannot be pickled."""
         try:
             return _dumps(answer)
         except Exception as error:
             if isinstance(answer, EnvOutcome):
                 with contextlib.suppress(Exception):
-                    return _dumps(self._without_the_unpicklable(answer))
-            return _dumps(_raised("the answer cannot leave the worker process", error))
-
-    def _without_the_unpicklable(self, outcome: EnvOutcome) -> EnvOutcome:
-        left_out = {key for key, value in outcome.info.items() if not _is_picklable(value)}
-        if left_out - self._left_out:
-            log.warning("info[%s] cannot leave the worker process and is left out", ", ".join(map(repr, left_out)))
-            self._left_out |= left_out
-        outcome.info = {key: value for key, value in outcome.info.items() if key not in left_out}
-        return outcome
+                    kept = {key: value for key, value in answer.info.items() if _is_picklable(value)}
+                    left_out = answer.info.keys() - kept.keys()
+                    if left_out - self._left_out:
+                        named = ", ".join(map(repr, left_out))
+                        log.warning("info[%s] cannot leave the worker process and is left out", named)
+                        self._left_out |= left_out
+                    return _dumps(replace(answer, info=kept))
+            return _dumps(raised(error, "the answer cannot leave the worker process: "))
 
     def _room(self, slot: int, size: int) -> int:
         offset, capacity = self._parts.get(slot, (0, 0))
@@ -344,8 +342,3 @@ def _is_picklable(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def _raised(what: str, error: Exception) -> EnvError:
-    message = textwrap.shorten(f"{what}: {type(error).__name__}: {error}", 300)
-    return EnvError("raised", message, "".join(traceback.format_exception(error)))

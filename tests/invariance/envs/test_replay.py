@@ -49,7 +49,7 @@ def digest(observation: np.ndarray | str) -> bytes | str:
 
 
 def test_every_environment_has_a_case():
-    assert {env_id for env_id, _ in CASES} == eyas.envs.ENTRY_POINTS.keys()
+    assert {env_id for env_id, _ in CASES} == eyas.envs.REGISTRATIONS.keys()
 
 
 @pytest.mark.parametrize("mode", ["image", "text"])

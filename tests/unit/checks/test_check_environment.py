@@ -44,7 +44,7 @@ def errors(report: Report) -> dict[str, str]:
         ("RaisingStep", "step", "step 1 raised: RuntimeError: the engine stalled"),
         ("DyingReset", "reset", "exit code 4"),
         ("DyingStep", "step", "exit code 3"),
-        ("NaNReward", "reward", "the reward for action"),
+        ("NaNReward", "reward", "reward for action"),
         ("OutsideSpace", "observation", "values from 7 to 7, its space Box(0.0, 1.0, (2,), float32)"),
         (
             "WrongShape",
@@ -94,6 +94,17 @@ def test_an_environment_that_sleeps_for_an_hour_is_stopped(name: str, failed: st
     report = check(name, timeout_s=1.0)
     assert told in errors(report)[failed]
     assert time.monotonic() - begun < 20
+
+
+def test_an_environment_that_sleeps_late_in_an_episode_is_stopped_in_about_the_time_of_a_step() -> None:
+    begun = time.monotonic()
+    assert "step 96 or soon after took longer than 1 s" in errors(check("SleepingLate", timeout_s=1.0))["step"]
+    assert time.monotonic() - begun < 30
+
+
+def test_one_reset_says_nothing_of_how_many_starts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "BUDGET_S", 0.0)
+    assert check("ShortCounting").named("starts")[0].detail == "one seed was tried: a reset takes too long for more"
 
 
 def test_the_traceback_of_what_the_environment_raised_is_kept() -> None:
@@ -230,6 +241,14 @@ def test_long_random_demonstrations_get_room() -> None:
     assert finding.name == "demonstrations"
     longest = report.preflight["demonstration_tokens_max"]
     assert tomllib.loads(report.recipe)["tasks"][0]["interface"]["max_new_tokens"] == longest + 8
+
+
+def test_only_what_learns_takes_memory_for_gradients_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "BUDGET_S", 0.1)
+    frozen = SMALL.model_copy(update={"freeze": ("vision", "language")})
+    found = check_environment("checks/ShortCounting-v0", model=frozen, episodes=2).preflight
+    embeddings = 2048 * 64  # the output's are the same
+    assert found["memory_gib"] * 2**30 == pytest.approx(4 * found["parameters"] + 12 * embeddings)
 
 
 def test_a_conversation_is_checked_with_a_model() -> None:

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyas.checks.probes import digest, frame_problem, observation_problem, reward_problem
+from eyas.checks.probes import digest, frame_problem, observation_problem
+from eyas.envs.host import reward_problem
 
 
 def test_what_runs_beside_the_environment_loads_no_torch() -> None:

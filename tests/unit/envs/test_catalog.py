@@ -19,7 +19,7 @@ INSTALLED = [entry for entry in CATALOG if entry.is_installed]
 def test_the_catalogue_begins_with_all_of_eyas_and_names_nothing_twice():
     ids = [entry.id for entry in CATALOG]
     own = [i for i in ids if i.startswith("eyas/")]
-    assert set(own) == eyas.envs.ENTRY_POINTS.keys() | eyas.envs.ADAPTED.keys()
+    assert set(own) == eyas.envs.REGISTRATIONS.keys() | eyas.envs.ADAPTED.keys()
     assert ids[: len(own)] == own
     assert len(set(ids)) == len(ids)
 
@@ -73,4 +73,4 @@ def test_listing_loads_nothing():
     ],
 )
 def test_installed_means_that_every_module_and_program_is_here(needs, is_installed):
-    assert CatalogEntry("x-v0", "", "", **needs).is_installed is is_installed
+    assert CatalogEntry("x-v0", "", **needs).is_installed is is_installed

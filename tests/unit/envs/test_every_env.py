@@ -15,7 +15,7 @@ from eyas.types import TaskDescription
 from helpers_envs import some_action
 
 LAKE_IDS = ["eyas/FrozenLake-v0", "eyas/FrozenLake4x4-v0"]  # Gymnasium's pictures, no looks of our own
-IDS = [i for i in eyas.envs.ENTRY_POINTS if i not in LAKE_IDS]
+IDS = [i for i in eyas.envs.REGISTRATIONS if i not in LAKE_IDS]
 CARD_IDS = ["eyas/EZPoints-v0", "eyas/Points24-v0", "eyas/GeneralPoints-v0", "eyas/Blackjack-v0"]
 FORMULA_IDS = CARD_IDS[:3]
 TEXT_LENGTHS = {"eyas/Sokoban-v0": (71, 71), "eyas/Blackjack-v0": (1, 200), "eyas/GeneralPoints-v0": (1, 200)}
@@ -49,8 +49,8 @@ def test_gymnasium_accepts_it_without_a_warning(env_id, arguments, mode):
 
 def test_importing_registers_without_loading_the_games():
     code = (
-        "import sys, warnings; warnings.simplefilter('error'); import gymnasium, eyas.envs; eyas.envs.register_all();"
-        "assert all(i in gymnasium.registry for i in eyas.envs.ENTRY_POINTS);"
+        "import sys, warnings; warnings.simplefilter('error'); import gymnasium, eyas.envs;"
+        "assert all(i in gymnasium.registry for i in eyas.envs.REGISTRATIONS);"
         "assert not any(m in sys.modules for m in ('torch', 'PIL', 'eyas.envs.numberline'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

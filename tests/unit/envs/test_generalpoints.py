@@ -100,7 +100,7 @@ def test_faces_count_their_rank_under_the_other_rule():
 
 
 def test_with_either_rule_each_episode_says_which_holds():
-    env = GeneralPointsEnv("text", num_cards=3, target=12, face_cards="either", require_face=True)
+    env = GeneralPointsEnv(mode="text", num_cards=3, target=12, face_cards="either", require_face=True)
     rules = []
     for seed in range(60):
         words, info = env.reset(seed=seed)
@@ -152,14 +152,14 @@ def test_the_ceiling_of_three_cards_is_what_the_page_says(face_cards, largest, s
     hands = list(product(range(1, 14), repeat=3))
     assert round(100 * np.mean([is_solvable([min(r, largest) for r in h], 12) for h in hands]), 1) == share
     assert f"{share} %" in " ".join(GeneralPointsEnv.__doc__.split())
-    env = GeneralPointsEnv("text", num_cards=3, target=12, face_cards=face_cards, solvable_only=False)
+    env = GeneralPointsEnv(mode="text", num_cards=3, target=12, face_cards=face_cards, solvable_only=False)
     env.reset(seed=0)
     dealt = np.mean([is_solvable(env.numbers, 12) for _ in range(3000) if env.reset()])
     assert abs(100 * dealt - share) < 400 * (0.36 * 0.64 / 3000) ** 0.5
 
 
 def test_ranks_are_uniform_where_everything_is_dealt():
-    env = GeneralPointsEnv("text", solvable_only=False)
+    env = GeneralPointsEnv(mode="text", solvable_only=False)
     env.reset(seed=0)
     counts = Counter(rank for _ in range(2000) if env.reset() for rank in env.ranks)
     assert set(counts) == set(range(1, 14))
@@ -172,7 +172,7 @@ def test_ranks_are_uniform_where_everything_is_dealt():
     [{}, {"face_cards": "rank", "require_face": True}, {"num_cards": 2, "target": 12}, {"num_cards": 3, "target": 12}],
 )
 def test_the_expert_wins_at_its_first_attempt_and_after_a_failed_one(mode, arguments):
-    env = GeneralPointsEnv(mode, **arguments)
+    env = GeneralPointsEnv(mode=mode, **arguments)
     for seed in range(25):
         env.reset(seed=seed)
         if seed % 2:
@@ -203,7 +203,7 @@ def test_facts_are_the_cards_and_what_they_count():
 
 @pytest.mark.parametrize("mode", ["image", "text"])
 def test_a_demonstration_is_read_back_as_the_action_that_it_wrote(mode):
-    env = GeneralPointsEnv(mode, num_cards=3, target=12)
+    env = GeneralPointsEnv(mode=mode, num_cards=3, target=12)
     interface = Interface.for_env(env, max_new_tokens=96)
     for seed in range(20):
         observation, info = env.reset(seed=seed)

@@ -174,4 +174,4 @@ def test_making_leaves_the_registered_spec_as_it_was() -> None:
     factory()
     assert isinstance(factory, EnvFactory) and isinstance(factory.spec, EnvSpec)
     assert repr(gym.spec("eyas/NumberLine-v0")) == before
-    assert "eyas/NumberLine-v0" in eyas.envs.ENTRY_POINTS
+    assert "eyas/NumberLine-v0" in eyas.envs.REGISTRATIONS

@@ -83,7 +83,7 @@ def test_the_player_may_stand_on_a_target():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(5, 8), st.integers(1, 2), st.integers(0, 10_000))
 def test_every_room_can_be_solved_and_starts_with_all_on_fields_of_their_own(size, num_boxes, seed):
-    env = SokobanEnv("text", size=min(size, 6) if num_boxes == 2 else size, num_boxes=num_boxes)
+    env = SokobanEnv(mode="text", size=min(size, 6) if num_boxes == 2 else size, num_boxes=num_boxes)
     env.reset(seed=seed)
     assert env.is_wall[[0, -1]].all() and env.is_wall[:, [0, -1]].all()
     places = [env.player, *env.boxes, *env.targets]
@@ -96,8 +96,8 @@ def test_every_room_can_be_solved_and_starts_with_all_on_fields_of_their_own(siz
 
 
 def test_a_seed_gives_one_room_and_seeds_give_many():
-    env = SokobanEnv("text")
-    assert env.reset(seed=3)[0] == SokobanEnv("text").reset(seed=3)[0]
+    env = SokobanEnv(mode="text")
+    assert env.reset(seed=3)[0] == SokobanEnv(mode="text").reset(seed=3)[0]
     assert len({env.reset(seed=seed)[0] for seed in range(40)}) > 35
 
 
