@@ -23,7 +23,9 @@ PREFIX_BYTES = 2**30
 
 def _head_of(request: SampleRequest) -> SampleRequest:
     """What is to be sampled token by token: everything, or the head before an action that is chosen."""
-    return request if request.choice is None else replace(request, stop=request.choice.head, choice=None)
+    if request.choice is None:
+        return request
+    return replace(request, stop=request.choice.head, choice=None, is_continued=True)  # the words go on with it
 
 
 class InProcessSampler:
@@ -82,9 +84,8 @@ class InProcessSampler:
             if choice is not None and is_open and (words := choice.continuations(head.text)):
                 open_steps[i] = OpenStep(prompts[i], request, head, words)
         steps = list(open_steps.values())
-        chosen = choose_actions(
-            self.model, self.images, steps, self.max_batch, self._scores, self.policy_version, self._value
-        )
+        about = self.max_batch, self._scores, self.policy_version, self._value, self._kept
+        chosen = choose_actions(self.model, self.images, steps, *about)
         done.update(zip(open_steps, chosen, strict=True))
         return [done[i] for i in range(len(requests))]
 
@@ -128,13 +129,12 @@ class InProcessSampler:
     @torch.inference_mode()
     def _write(self, jobs: list[Job]) -> list[Completion]:
         family = self.model.family
-        prefixes = self.prefixes if self.keeps_prefixes and family.reuses_prefixes else None
         # similar lengths, and equal prompts, are read together
         waiting = sorted(jobs, key=lambda j: (len(j.prompt.ids), j.prompt.ids.tobytes(), j.prompt.image_hashes))
         with self._decode_threads():
             if family.has_slots:
                 weights = self._fused_weights()
-                about = self.model, self.images, self.policy_version, self._value, prefixes
+                about = self.model, self.images, self.policy_version, self._value, self._kept
                 make_rows = partial(SlotRows, *about) if weights is None else partial(FusedRows, *about, weights)
                 Writer(self.model, make_rows, self.max_batch, self.is_refilled, self.drops_finished).write(waiting)
             else:
@@ -142,6 +142,10 @@ class InProcessSampler:
                 for batch in _of_equal_length(waiting, self.max_batch):
                     Writer(self.model, make_rows, len(batch), False, self.drops_finished).write(batch)
         return [job.completion(self.model, self.policy_version) for job in jobs]
+
+    @property
+    def _kept(self) -> PrefixStore | None:
+        return self.prefixes if self.keeps_prefixes and self.model.family.reuses_prefixes else None
 
     def _fused_weights(self) -> FusedWeights | None:
         """Made once for each version of the weights, where the model is one whose steps it computes."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eyas.models.adapter import EncodedPrompt
-from eyas.samplers.slots import KeyValues
+from eyas.samplers.slots import NOTHING, KeyValues
 
 LEAST_SHARED = 8  # tokens by which prompts are told to begin alike
 LEAST_SAVED = 256  # tokens that a pass of its own over a shared beginning has to save
@@ -35,36 +35,32 @@ class PrefixStore:
         self.put(ids, (), read)
         self._texts.append(ids)
 
-    def find(self, prompt: EncodedPrompt, goes_on: bool = False) -> tuple[KeyValues, int] | None:
-        """The longest known beginning of a prompt, never all of it, and how many of its pictures lie in it.
-
-        With `goes_on` a conversation is handed over: what will be kept of it next holds this beginning too.
-        """
-        if found := self._get(prompt.ids[:-1], prompt.image_hashes):
-            return found, len(prompt.image_hashes)
-        if prompt.resumes_at > 1:  # the last token of a completion was never read
-            conversation = prompt.ids[: prompt.resumes_at - 1], prompt.image_hashes[: prompt.images_before]
-            if found := self._get(*conversation):
-                if goes_on:
-                    self._drop(*conversation)
-                return found, prompt.images_before
+    def find(self, prompt: EncodedPrompt) -> tuple[KeyValues, int]:
+        """The longest known beginning of a prompt, never all of it, and how many of its pictures lie in it."""
+        if (key := _conversation(prompt)) in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key], prompt.images_before
         for ids in sorted(self._texts, key=len, reverse=True):
             is_beginning = len(ids) < len(prompt.ids) and np.array_equal(prompt.ids[: len(ids)], ids)
-            if is_beginning and (found := self._get(ids, ())):
-                return found, 0
-        return None
+            if is_beginning and (key := (ids.tobytes(), ())) in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key], 0
+        return NOTHING, 0
 
-    def _get(self, ids: np.ndarray, image_hashes: tuple[str, ...]) -> KeyValues | None:
-        key = ids.tobytes(), image_hashes
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
-
-    def _drop(self, ids: np.ndarray, image_hashes: tuple[str, ...]) -> None:
-        self._nbytes -= self._entries.pop((ids.tobytes(), image_hashes)).nbytes
+    def hand_over(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[KeyValues, int]]:
+        """What is found of each. Conversations are dropped: what will be kept of them next holds their beginnings too."""
+        found = [self.find(p) for p in prompts]
+        for key in {_conversation(p) for p in prompts} & self._entries.keys():
+            self._nbytes -= self._entries.pop(key).nbytes
+        return found
 
     def clear(self) -> None:
         self._entries, self._texts, self._nbytes = OrderedDict(), [], 0
+
+
+def _conversation(prompt: EncodedPrompt) -> _Key:
+    """What was read of a prompt when its last completion was written: all of it but that one's last token."""
+    return prompt.ids[: max(0, prompt.resumes_at - 1)].tobytes(), prompt.image_hashes[: prompt.images_before]
 
 
 def shared_texts(prompts: Sequence[EncodedPrompt], image_id: int | None) -> list[np.ndarray]:

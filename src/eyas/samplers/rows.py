@@ -1,20 +1,20 @@
 """What a writer asks of a model: read some prompts into rows, take one more token in every row, drop rows."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
 from eyas.samplers.prefixes import PrefixStore, shared_texts
-from eyas.samplers.slots import KeyValues, Reading, SlotCache, read_together, slot_mask
+from eyas.samplers.slots import NOTHING, KeyValues, Read, Reading, SlotCache, read_together, slot_mask
 from eyas.types import ImageStore
 
 OnPrompts = Callable[[Sequence[EncodedPrompt], Tensor], None]  # gets the last hidden states (n, D) of prompts
 MOST_READ = 2**14  # tokens of one pass over prompts, padding included
+LEAST_READ = 2**11  # tokens up to which a pass takes prompts along whose turn comes later
 
 
 class SlotRows:
@@ -38,66 +38,66 @@ class SlotRows:
         self.positions = self.lengths  # (S,) of the next token
         self.hidden = torch.zeros(0, device=model.device)  # (S, D) after the last token
         self._mask: Tensor | None = None
+        self._read_ahead: dict[Hashable, tuple[Read, int]] = {}  # prompts that no slot has taken yet, and their rows
 
     def read(self, prompts: Sequence[EncodedPrompt], slots: Sequence[int], waiting: Sequence[EncodedPrompt]) -> None:
         """Reads prompts into slots, equal ones once. The first call decides the number of slots, and fills them all.
 
-        `waiting` are those that will be read later: what they share with these is kept for them.
+        `waiting` come next. Where a pass has room some of them are read with it, and placed when it is their turn: a pass
+        over a few prompts takes nearly as long as one over many.
         """
-        if self.prefixes is not None:
-            self._read_shared_texts([*prompts, *waiting])
-        distinct: dict[Hashable, int] = {}
-        order = [distinct.setdefault(p.key, len(distinct)) for p in prompts]
-        unique = list({p.key: p for p in prompts}.values())
-        for part in _parts(unique):
-            members = [i for i, q in enumerate(order) if q in part]
-            rows = torch.tensor([order[i] - part.start for i in members], device=self.model.device)
-            self._read(unique[part.start : part.stop], rows, [slots[i] for i in members], len(prompts))
-        if self.prefixes is not None and waiting:
-            again = {p.key for p in waiting}
-            for prompt, slot in {p.key: (p, s) for p, s in zip(prompts, slots, strict=True)}.values():
-                if prompt.key in again:
-                    self.keep_prefix(slot, prompt.ids, prompt.image_hashes)
+        unread = {p.key: p for p in prompts if p.key not in self._read_ahead}
+        if unread:
+            unread |= {p.key: p for p in self._with_room(list(unread.values()), waiting)}
+            for part in _parts(list(unread.values())):
+                self._read(part)
+        if not len(self.positions):
+            hidden = next(iter(self._read_ahead.values()))[0].hidden
+            self.positions = torch.zeros(len(prompts), dtype=torch.long, device=self.model.device)
+            self.hidden = hidden.new_zeros(len(prompts), hidden.shape[1])
+        places = [self._read_ahead[p.key] for p in prompts]
+        still = {waiting[0].key} if waiting else set()  # equal prompts come one after the other
+        for key in {p.key for p in prompts} - still:
+            del self._read_ahead[key]
+        later = {id(read) for read, _ in self._read_ahead.values()}
+        for read in {id(read): read for read, _ in places}.values():
+            members = [i for i, (other, _) in enumerate(places) if other is read]
+            rows = torch.tensor([places[i][1] for i in members], device=self.model.device)
+            taken = torch.tensor([slots[i] for i in members], device=self.model.device)
+            self.positions[taken], self.hidden[taken] = read.after[rows], read.hidden[rows]
+            self._place(read, rows, taken, id(read) in later)
 
-    def _read(self, unique: Sequence[EncodedPrompt], rows: Tensor, slots: Sequence[int], num_slots: int) -> None:
-        """Reads different prompts; `rows` says which of them each slot takes."""
-        found = [self.prefixes.find(p, goes_on=True) if self.prefixes is not None else None for p in unique]
-        new = [p.image_hashes[known[1] if known else 0 :] for p, known in zip(unique, found, strict=True)]
+    def _with_room(self, unread: Sequence[EncodedPrompt], waiting: Sequence[EncodedPrompt]) -> Iterator[EncodedPrompt]:
+        """Those of the waiting prompts that fit into the pass."""
+        new = [len(p.ids) - (0 if self.prefixes is None else p.resumes_at) for p in (*unread, *waiting)]
+        for count in range(len(unread), len(new)):
+            if max(new[: count + 1]) * (count + 1) > LEAST_READ:
+                return
+            yield waiting[count - len(unread)]
+
+    def _read(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """Reads different prompts in one pass; they are placed later."""
+        if self.prefixes is not None:
+            read_shared_texts(self.model, self.images, self.prefixes, prompts)
+        found = [(NOTHING, 0)] * len(prompts) if self.prefixes is None else self.prefixes.hand_over(prompts)
+        new = [p.image_hashes[num_images:] for p, (_, num_images) in zip(prompts, found, strict=True)]
         features = iter(self.model.features(new, self.images, self.version))  # all pictures in one pass
         readings = []
-        for prompt, known, hashes in zip(unique, found, new, strict=True):
-            past = known[0] if known else None
-            start = past.length if past else 0
-            positions = self.model.positions(prompt.ids, prompt.image_hashes, self.images)
-            readings.append(Reading(prompt.ids[start:], positions[:, start:], [next(features) for _ in hashes], past))
-        hidden, added, columns = read_together(self.model, readings)
-        self.on_prompts(unique, hidden)
-        device = self.model.device
-        after = torch.tensor([int(r.positions[:, -1].max()) + 1 for r in readings], device=device)
-        if not len(self.hidden):
-            self.positions = torch.zeros(num_slots, dtype=torch.long, device=device)
-            self.hidden = hidden.new_zeros(num_slots, hidden.shape[1])
-        places = torch.tensor(slots, device=device)
-        self._place(added, columns, rows, places)
-        self.positions[places] = after[rows]
-        self.hidden[places] = hidden[rows]
+        for prompt, (past, _), hashes in zip(prompts, found, new, strict=True):
+            ids = prompt.ids[past.length :]
+            positions = self.model.positions(ids, hashes, self.images, past.after)
+            readings.append(Reading(ids, positions, [next(features) for _ in hashes], past))
+        read = read_together(self.model, readings)
+        self.on_prompts(prompts, read.hidden)
+        self._read_ahead.update((p.key, (read, row)) for row, p in enumerate(prompts))
 
-    def _place(self, added: DynamicCache, columns: Tensor, rows: Tensor, slots: Tensor) -> None:
-        """Puts what was read into slots; the arguments are those of `SlotCache.place`."""
+    def _place(self, read: Read, rows: Tensor, slots: Tensor, is_needed_later: bool) -> None:
+        """Puts sequences that were read into slots."""
         if self.cache is None:
-            self.cache = SlotCache(len(added.layers))
+            self.cache = SlotCache(len(read.layers))
             self.lengths = torch.zeros_like(self.positions)
-        self.lengths = self.cache.place(self.lengths, added, columns, rows, slots)
+        self.lengths = self.cache.place(self.lengths, read, rows, slots)
         self._mask = slot_mask(self.lengths, self.cache, self.hidden.dtype)
-
-    def _read_shared_texts(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """Words that several prompts begin with are read by themselves first."""
-        assert self.prefixes is not None
-        fresh = [p for p in prompts if self.prefixes.find(p) is None]
-        for ids in shared_texts(fresh, self.model.image_token_id):
-            positions = self.model.positions(ids, (), self.images)
-            _, cache, _ = read_together(self.model, [Reading(ids, positions, ())])
-            self.prefixes.put_text(ids, KeyValues.of(cache, 0, 0, len(ids)))
 
     def step(self, ids: Tensor) -> None:
         """Takes one more token (S,) in every slot."""
@@ -128,7 +128,9 @@ class SlotRows:
         """A copy of the first tokens that a slot holds."""
         assert self.cache is not None
         begin = self.cache.end - int(self.lengths[slot])
-        return KeyValues.of(self.cache, slot, begin, begin + length)
+        own = [(layer.keys[slot, :, begin:], layer.values[slot, :, begin:]) for layer in self.cache.layers]
+        layers = tuple((k[:, :length].clone(), v[:, :length].clone()) for k, v in own)
+        return KeyValues((layers,), int(self.positions[slot]))
 
     def release(self, slot: int) -> None:
         """What the slot holds is not needed any more."""
@@ -183,12 +185,22 @@ class BucketRows:
         """The row runs on until rows are dropped."""
 
 
-def _parts(prompts: Sequence[EncodedPrompt]) -> list[range]:
+def read_shared_texts(
+    model: VisionLanguageModel, images: ImageStore, prefixes: PrefixStore, prompts: Sequence[EncodedPrompt]
+) -> None:
+    """Words that several prompts begin with are read by themselves first."""
+    fresh = [p for p in prompts if prefixes.find(p)[0] is NOTHING]
+    for ids in shared_texts(fresh, model.image_token_id):
+        read = read_together(model, [Reading(ids, model.positions(ids, (), images), ())])
+        prefixes.put_text(ids, KeyValues((tuple((k[0], v[0]) for k, v in read.layers),), int(read.after)))
+
+
+def _parts(prompts: Sequence[EncodedPrompt]) -> Iterator[Sequence[EncodedPrompt]]:
     """Neighbours that are read in one pass."""
-    parts, begin, longest = [], 0, 0
+    begin, longest = 0, 0
     for index, prompt in enumerate(prompts):
         longest = max(longest, len(prompt.ids))
         if index > begin and longest * (index + 1 - begin) > MOST_READ:
-            parts.append(range(begin, index))
+            yield prompts[begin:index]
             begin, longest = index, len(prompt.ids)
-    return [*parts, range(begin, len(prompts))]
+    yield prompts[begin:]

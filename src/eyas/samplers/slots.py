@@ -10,35 +10,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from eyas.models.adapter import VisionLanguageModel, additive_mask
 from eyas.models.vision import Features
 
 ROOM = 64  # columns that are added at a time
+MOST_PIECES = 16
+
+
+Layers = tuple[tuple[Tensor, Tensor], ...]  # of each layer, keys and values (heads, T, D) of a sequence
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValues:
-    """What a model remembers of a sequence: of each layer, keys and values (heads, T, D), in float32 or as the model has it."""
+    """What a model remembers of a sequence, in the pieces in which it was read: what goes on with it adds one more."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    pieces: tuple[Layers, ...] = ()
+    after: int | None = None  # the position of the token that comes next
 
     @property
     def length(self) -> int:
-        return self.layers[0][0].shape[1]
+        return sum(piece[0][0].shape[1] for piece in self.pieces)
 
     @property
     def nbytes(self) -> int:
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+        return sum(k.nbytes + v.nbytes for piece in self.pieces for k, v in piece)
 
-    @classmethod
-    def of(cls, cache: Cache, row: int, begin: int, end: int) -> "KeyValues":
-        """A copy of some columns of a row."""
-        layers: Any = cache.layers
-        return cls(
-            tuple((lay.keys[row, :, begin:end].clone(), lay.values[row, :, begin:end].clone()) for lay in layers)
-        )
+    def of_layer(self, layer: int, which: int) -> list[Tensor]:
+        """Keys (`which` 0) or values (1) of a layer, piece by piece."""
+        return [piece[layer][which] for piece in self.pieces]
+
+    def with_more(self, new: Layers, after: int) -> "KeyValues":
+        if len(self.pieces) < MOST_PIECES:
+            return KeyValues((*self.pieces, new), after)
+        joined = [
+            [torch.cat([*self.of_layer(layer, which), of_new], 1) for which, of_new in enumerate(both)]
+            for layer, both in enumerate(new)
+        ]
+        return KeyValues((tuple((keys, values) for keys, values in joined),), after)
+
+
+NOTHING = KeyValues()
 
 
 class _SlotLayer(DynamicLayer):
@@ -70,24 +83,19 @@ class SlotCache(Cache):
         self.begin = self.end = self.capacity = 0
         super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
 
-    def place(self, lengths: Tensor, added: DynamicCache, columns: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+    def place(self, lengths: Tensor, read: "Read", rows: Tensor, slots: Tensor) -> Tensor:
         """Puts sequences that were just read into slots; returns the new lengths of all slots. The first call makes the cache.
 
-        lengths int64 (S,): tokens that each slot holds now. columns int64 (n, L): of each sequence, right-aligned, the
-        columns of `added` that hold it, -1 where there is none. rows, slots int64 (m,): which sequence goes to which slot.
+        lengths int64 (S,): tokens that each slot holds now. rows, slots int64 (m,): which sequence goes to which slot.
         """
         lengths = lengths.clone()
-        lengths[slots] = (columns >= 0).sum(1)[rows]
-        longest = int(lengths.max())
+        lengths[slots] = read.lengths[rows]
+        longest, width = int(lengths.max()), int(read.lengths[rows].max())
         if self.capacity == 0 or longest > self.end:
-            self._move(longest + ROOM, len(lengths), added)
-        first = self.end - columns.shape[1]
-        index = columns.clamp(min=0)[:, None, :, None]
-        sources: Any = added.layers
-        for layer, source in zip(self.layers, sources, strict=True):
-            for own, new in ((layer.keys, source.keys), (layer.values, source.values)):
-                aligned = new.gather(2, index.expand(-1, new.shape[1], -1, new.shape[3]))
-                own[slots, :, first : self.end] = aligned if len(rows) == len(aligned) else aligned[rows]
+            self._move(longest + ROOM, len(lengths), read.layers)
+        for layer, (keys, values) in zip(self.layers, read.layers, strict=True):
+            layer.keys[slots, :, self.end - width : self.end] = keys[rows, :, -width:]
+            layer.values[slots, :, self.end - width : self.end] = values[rows, :, -width:]
         self.begin = self.end - longest
         return lengths
 
@@ -95,16 +103,17 @@ class SlotCache(Cache):
         """Sees to it that there is a column for the next tokens; returns whether columns have moved."""
         if self.end < self.capacity:
             return False
-        self._move(self.end - self.begin + ROOM, len(self.layers[0].keys), self)
+        like = [(layer.keys, layer.values) for layer in self.layers]
+        self._move(self.end - self.begin + ROOM, len(self.layers[0].keys), like)
         return True
 
-    def _move(self, end: int, num_slots: int, like: Cache) -> None:
+    def _move(self, end: int, num_slots: int, like: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The columns in use end at `end` from now on, with room behind them: more the more there are."""
         used, capacity = self.end - self.begin, end + max(2 * ROOM, end // 2)
-        for layer, other in zip(self.layers, like.layers, strict=True):
-            for name in ("keys", "values"):
-                shape, old = getattr(other, name).shape, getattr(layer, name)
-                new = getattr(other, name).new_empty(num_slots, shape[1], capacity, shape[3])
+        for layer, pair in zip(self.layers, like, strict=True):
+            for name, other in zip(("keys", "values"), pair, strict=True):
+                shape, old = other.shape, getattr(layer, name)
+                new = other.new_empty(num_slots, shape[1], capacity, shape[3])
                 new[:, :, : end if self.capacity == 0 else end - used] = 0  # what is masked has to be finite too
                 if self.capacity:
                     new[:, :, end - used : end] = old[:, :, self.begin : self.end]
@@ -126,59 +135,79 @@ class Reading:
     ids: Any  # int64 (T,): the new tokens
     positions: Any  # int64 (A, T): of these
     features: Sequence[Features]  # of the pictures among them
-    past: KeyValues | None = None
+    past: KeyValues = NOTHING
 
 
-def read_together(model: VisionLanguageModel, readings: Sequence[Reading]) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Reads sequences in one pass: last hidden states (n, D), their cache, and its columns of each, right-aligned (n, L).
+@dataclass(slots=True)
+class Read:
+    """What one pass over n sequences leaves: each one's tokens stand in the last columns of its row."""
 
-    What was read before stands in the first columns, padded on the left; then what is new, padded on the left too.
-    """
+    hidden: Tensor  # (n, D) of the last tokens
+    after: Tensor  # int64 (n,): positions of the tokens that come next
+    lengths: Tensor  # int64 (n,)
+    layers: list[tuple[Tensor, Tensor]]  # of each layer keys and values (n, heads, L, D)
+    pasts: list[KeyValues]  # n: what was read before
+
+
+class ReadLayer(DynamicLayer):
+    """One layer of such a pass: what was read before is put right before what is new, over the padding on its left."""
+
+    def __init__(self, layer: int, readings: Sequence[Reading], before: int):
+        super().__init__()
+        self.layer, self.readings, self.before = layer, readings, before
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        both = [self._behind(which, new) for which, new in enumerate((key_states, value_states))]
+        self.keys, self.values = both
+        self.is_initialized = True
+        return both[0], both[1]
+
+    def _behind(self, which: int, new: Tensor) -> Tensor:
+        count, heads, width, size = new.shape
+        joined = new.new_empty(count, heads, self.before + width, size)
+        joined[:, :, self.before :] = new
+        for row, reading in enumerate(self.readings if self.before else ()):
+            begin = self.before + width - len(reading.ids) - reading.past.length
+            joined[row, :, : min(begin, self.before)] = 0  # what is masked has to be finite
+            for piece in reading.past.of_layer(self.layer, which):
+                joined[row, :, begin : begin + piece.shape[1]] = piece
+                begin += piece.shape[1]
+        return joined
+
+    def get_seq_length(self) -> int:
+        return self.before
+
+
+def read_together(model: VisionLanguageModel, readings: Sequence[Reading]) -> Read:
+    """Reads sequences in one pass, padded on the left."""
     device = model.device
-    pasts = [r.past.length if r.past else 0 for r in readings]
-    news = [len(r.ids) for r in readings]
+    pasts, news = [r.past.length for r in readings], [len(r.ids) for r in readings]
     before, width = max(pasts), max(news)
     ids = torch.full((len(readings), width), model.pad_id)
     positions = torch.zeros((len(readings[0].positions), len(readings), width), dtype=torch.long)
     for row, reading in enumerate(readings):
         ids[row, width - news[row] :] = torch.from_numpy(reading.ids)
         positions[:, row, width - news[row] :] = torch.from_numpy(reading.positions)
-    columns = torch.arange(before + width)
-    is_past = (columns < before) & (columns >= before - torch.tensor(pasts)[:, None])
-    is_new = columns >= before + width - torch.tensor(news)[:, None]
-    mask = is_past | is_new
-    hidden, cache = model.hidden(
+    lengths = torch.tensor([p + n for p, n in zip(pasts, news, strict=True)])
+    num_layers = model.model.config.get_text_config().num_hidden_layers
+    cache = Cache(layers=[ReadLayer(layer, readings, before) for layer in range(num_layers)])
+    hidden, _ = model.hidden(
         ids.to(device),
-        mask.to(device),
+        (torch.arange(before + width) >= before + width - lengths[:, None]).to(device),
         (positions[0] if len(positions) == 1 else positions).to(device),
         [f for r in readings for f in r.features],
-        cache=_padded(model, readings, before) if before else None,
+        cache=cache,
         use_cache=True,
     )
-    order = torch.where(mask, columns, -1).sort(1).values  # right-aligned: the -1 come first
-    longest = max(p + n for p, n in zip(pasts, news, strict=True))
-    return hidden[:, -1], cache, order[:, -longest:].to(device)
-
-
-def _padded(model: VisionLanguageModel, readings: Sequence[Reading], width: int) -> DynamicCache:
-    """A cache that holds what was read before, right-aligned in `width` columns."""
-    pasts = [r.past for r in readings]
-    some = next(p for p in pasts if p)
-    layers = []
-    for index, (keys, values) in enumerate(some.layers):
-        both = []
-        for which, like in ((0, keys), (1, values)):
-            shape = (len(readings), like.shape[0], width, like.shape[2])
-            if all(p is some for p in pasts):
-                both.append(like.expand(shape))
-                continue
-            filled = like.new_zeros(shape)
-            for row, past in enumerate(pasts):
-                if past:
-                    filled[row, :, width - past.length :] = past.layers[index][which]
-            both.append(filled)
-        layers.append(tuple(both))
-    return DynamicCache(layers, config=None)
+    layers: Any = cache.layers
+    after = positions[:, :, -1].amax(0) + 1
+    return Read(
+        hidden=hidden[:, -1],
+        after=after.to(device),
+        lengths=lengths.to(device),
+        layers=[(layer.keys, layer.values) for layer in layers],
+        pasts=[r.past for r in readings],
+    )
 
 
 def slot_mask(lengths: Tensor, cache: SlotCache, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,10 +16,8 @@ from eyas.seeding import generator
 from eyas.types import Completion, FinishReason, SampleRequest
 
 DROP_BELOW = 0.75  # finished rows leave once fewer than this share of the rows still write
-REFILL_FROM = (
-    0.125  # rows are given to waiting prompts once this share of them is free: reading a few at a time is dear
-)
-
+REFILL_FROM = 0.04  # rows are given to waiting prompts once this share of them is free
+MOST_AHEAD = 128  # waiting prompts that the rows are shown
 
 Rows = SlotRows | BucketRows  # and what derives from them
 
@@ -155,7 +154,7 @@ class Writer:
         """Gives every free row to the next job."""
         free = [row for row, job in enumerate(of_rows) if job is None][: len(waiting)]
         taken = [waiting.popleft() for _ in free]
-        self.rows.read([j.prompt for j in taken], free, [j.prompt for j in waiting])
+        self.rows.read([j.prompt for j in taken], free, [j.prompt for j in islice(waiting, MOST_AHEAD)])
         draws.take(free, [j.request for j in taken])
         for row, job in zip(free, taken, strict=True):
             of_rows[row] = job

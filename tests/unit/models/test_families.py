@@ -9,11 +9,13 @@ from eyas.batch import TrainingSample
 from eyas.errors import ModelError
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.families import GENERIC, family_of
+from eyas.models.policy import Policy
 from eyas.models.processors import load_processor
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.samples import continues
-from eyas.types import Completion, Message, TextPart
-from families import build
+from eyas.samplers.in_process import InProcessSampler
+from eyas.types import ActionChoice, Completion, Message, SampleRequest, TextPart
+from families import PICTURED, build
 from helpers import picture, prompt
 
 MODELS: dict[str, VisionLanguageModel] = {}
@@ -101,6 +103,39 @@ def test_packing_positions_of_pictures_are_a_grid_and_text_goes_on_behind_its_lo
     assert behind.tolist() == [start + 4] * 3
     counted = np.arange(len(encoded.ids))  # the wrong variant
     assert positions[0, -1] < counted[-1]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llama"])
+def test_positions_behind_what_was_read_are_those_of_the_whole(name):
+    images = MemoryImageStore()
+    model = model_of(name)
+    hashes = [images.put(picture(i)) for i in range(2)] if name in PICTURED else []
+    encoded = model.encode(prompt("Which way?", *hashes[:1]) + prompt("And now?", *hashes[1:]), images)
+    whole = model.positions(encoded.ids, encoded.image_hashes, images)
+    cut = len(encoded.ids) // 2
+    if hashes:  # right before the second picture, its opening token included
+        (gap,) = np.flatnonzero(np.diff(np.flatnonzero(encoded.ids == model.image_token_id)) > 1)
+        cut = int(np.flatnonzero(encoded.ids == model.image_token_id)[gap + 1])
+    begin = int(whole[:, cut - 1].max()) + 1
+    assert np.array_equal(model.positions(encoded.ids[cut:], hashes[1:], images, begin), whole[:, cut:])
+    assert not np.array_equal(model.positions(encoded.ids[cut:], hashes[1:], images, cut + 1), whole[:, cut:])
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_conversation_asks_for_the_grid_positions_of_what_is_new_only(monkeypatch, is_scored):
+    images = MemoryImageStore()
+    model = VisionLanguageModel(*build("qwen2_5_vl"))
+    policy = Policy(model, InProcessSampler(model, images), images)
+    asked, plain = [], model._grid_positions
+    monkeypatch.setattr(model, "_grid_positions", lambda ids, *rest: asked.append(len(ids)) or plain(ids, *rest))
+    messages = prompt("Look around, and say which way you want to go. " * 4, images.put(picture(0)))
+    choice = ActionChoice(lambda head: ["left", "right"]) if is_scored else None
+    for turn in range(1, 6):
+        (written,) = policy.sample([SampleRequest(messages, turn, 4, 1.0, None, choice, True)])
+        said = Message("assistant", (TextPart(written.text),), written)
+        messages = (*messages, said, *prompt("Next.", images.put(picture(turn))))
+    *others, longest = sorted(asked)
+    assert longest > 100 and max(others) < 40
 
 
 def test_a_picture_alone_is_read_in_tiles_and_among_others_it_is_not():

@@ -192,7 +192,10 @@ def test_options_that_do_nothing_are_refused():
         ({"model": {"lora": {"rank": 4}}}, r"model: lora does nothing with train = 'full'"),
         ({"model": {"train": "lora", "lora": {"rnk": 4}}}, r"model.lora.rnk: unknown key; did you mean 'rank'"),
         ({"model": {"freeze": ["eyes"]}}, r"model.freeze.0: should be 'vision', 'language' or 'embeddings'"),
-        ({"model": {"train": "lora"}, "sampler": {"kind": "vllm"}}, r"sampler.kind: vLLM is given whole weights"),
+        (
+            {"model": {"train": "qlora"}, "sampler": {"kind": "vllm"}},
+            r"sampler.kind: weights in 4 bits cannot be handed",
+        ),
         ({"model": {"sampling_dtype": "bfloat16"}, "sampler": {"kind": "vllm"}}, r"model.sampling_dtype: does nothing"),
     ]:
         with pytest.raises(ConfigError, match=words):

