@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from eyas.evaluation.collapse import new_collapses
 from eyas.evaluation.measures import rollout_metrics
 from eyas.evaluation.records import EvalReport, EvalRow, provenance
 from eyas.evaluation.statistics import wilson_interval
@@ -42,6 +44,7 @@ from eyas.types import (
 
 ENV = "eyas/FrozenLake-v0"
 ACTIONS = ("left", "down", "right", "up")
+NAMES = {0: ACTIONS.__getitem__}
 WORDS = [
     "ice",
     "hole",
@@ -216,19 +219,24 @@ def generate_run(
     config = load_recipe("frozenlake_ppo", lengths)
     _write(folder / "config.toml", to_toml(config))
     _write(folder / "environment.json", json.dumps({"seed": seed, "sessions": [provenance()]}, indent=1))
-    for name in ("sft", "rl", "sft_continued"):
+    for sequence, name in enumerate(("sft", "rl", "sft_continued")):
         _write(folder / "checkpoints" / name / "tokenizer.json", asset.read_text())
+        _write(folder / "checkpoints" / name / "manifest.json", json.dumps({"sequence": sequence}))
     _write(folder / "datasets" / "collect" / "dataset.json", json.dumps({"env": ENV, "episodes": 0}))
     with MetricsWriter(folder / "metrics.jsonl") as metrics, TrajectoryRecorder(folder, maze.images) as recorder:
         each = -(-episodes // iterations)
+        records: list[dict[str, Any]] = []
         for iteration in range(iterations):
             played = maze.episodes(iteration, iteration * each, each, steps, is_scored=iteration % 2 == 1)
-            recorder.record(f"rl_{iteration:06d}", played, stage="rl", iteration=iteration, env_id=ENV)
+            recorder.record(f"rl_{iteration:06d}", played, NAMES, stage="rl", iteration=iteration, env_id=ENV)
             time_s = STARTED + SECONDS_AN_ITERATION * iteration
             numbers = {"time_s": time_s, "stage": "rl", "iteration": iteration, "policy_version": iteration}
-            metrics.write(numbers | rollout_metrics(played, {0: ("row", "column")}) | _learned(seed, iteration))
+            records.append(numbers | rollout_metrics(played, {0: ("row", "column")}) | _learned(seed, iteration))
+            records[-1]["rollout/thought_mutual_information_nats"] = 1.8 * float(np.exp(-2 * iteration / iterations))
+            found = new_collapses(records)
+            metrics.write(records[-1] | ({"warnings": found} if found else {}))
         talks = list(maze.conversations(conversations, longest))
-        recorder.record("eval-rl-greedy_000000", talks, stage="eval", iteration=0, env_id=ENV)
+        recorder.record("eval-rl-greedy_000000", talks, NAMES, stage="eval", iteration=0, env_id=ENV)
     rows = tuple(_row(policy, played) for policy in ("random", "sft", "rl"))
     report = EvalReport.create(ENV, {}, 0, rows, 12.5).to_json()
     for path in (folder / "eval" / "eval.json", folder / "report.json"):

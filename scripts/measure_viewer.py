@@ -2,8 +2,9 @@
 
     python scripts/generate_run.py /tmp/generated && python scripts/measure_viewer.py /tmp/generated
 
-Times are in milliseconds, of a fresh server (`start`, `first page`) and then of each request; the episode is the longest
-one, its pictures loaded one by one as a page does. Beside each stands the processor time that the server spent, on all
+Times are in milliseconds: of a fresh server (up to `first search`, which waits until all thoughts are read), then of each
+request, all over one connection as a browser keeps it; the episode is the longest one, its pictures loaded one after
+the other. Beside each stands the processor time that the server spent, on all
 cores together: on a machine that does other things too, it is what the time would come down to at most.
 """
 
@@ -13,11 +14,11 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 PROGRAM = "import typer; from eyas.cli.view import view; app = typer.Typer(); app.command()(view); app()"
 FILTERS: dict[str, dict[str, str]] = {
@@ -47,14 +48,17 @@ class Caller:
     """Asks a server, and measures."""
 
     def __init__(self, address: str, process_id: int) -> None:
-        self.address = address
+        self.connection = HTTPConnection(urlsplit(address).netloc, timeout=120)
         self.process_id = process_id
 
     def get(self, path: str, **parameters: Any) -> tuple[bytes, Cost]:
         """The answer, and what it cost until it was whole."""
         begun, spent = time.perf_counter(), processor_ms(self.process_id)
-        with urllib.request.urlopen(f"{self.address}{path}?{urlencode(parameters)}", timeout=120) as response:
-            content = response.read()
+        self.connection.request("GET", f"/{path}?{urlencode(parameters)}")
+        response = self.connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise OSError(f"{path} was answered with {response.status}: {content[:200]!r}")
         return content, Cost(1000 * (time.perf_counter() - begun), processor_ms(self.process_id) - spent)
 
     def json(self, path: str, **parameters: Any) -> tuple[Any, Cost]:
@@ -75,6 +79,7 @@ def measure(folder: Path) -> tuple[dict[str, Cost], float]:
         numbers["first page"] = total([numbers["first page"], caller.get("")[1]])
         run = runs["runs"][0]["id"]
         numbers["first table of episodes"] = caller.json("api/episodes", run=run)[1]
+        numbers["first search in thoughts"] = caller.json("api/episodes", run=run, text="ice")[1]
         numbers |= {name: caller.json("api/episodes", run=run, **asked)[1] for name, asked in FILTERS.items()}
         numbers |= {path: caller.json(f"api/{path}", run=run)[1] for path in ("run", "metrics", "thoughts")}
         numbers |= _measure_episode(caller, run)

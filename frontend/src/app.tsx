@@ -45,7 +45,7 @@ export function App() {
   const keys: Record<string, () => void> = { "?": () => setHelp(!hasHelp) };
   if (!isPlay) {
     // A play has these keys for itself.
-    Object.assign(keys, { d: nextTheme, "/": focusSearch });
+    Object.assign(keys, { d: nextTheme });
     VIEWS.forEach(([view], index) => (keys[String(index + 1)] = () => (location.hash = link(view, runsOf(route)))));
     if (offer.data?.is_offered) keys["7"] = () => (location.hash = link("play"));
   }
@@ -136,10 +136,6 @@ function isCurrent(view: string, route: Route): boolean {
 function toMain(event: Event): void {
   event.preventDefault();
   document.getElementById("main")?.focus();
-}
-
-function focusSearch(): void {
-  document.querySelector<HTMLInputElement>("input[type=search]")?.focus();
 }
 
 function Help({ close }: { close: () => void }) {

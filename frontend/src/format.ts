@@ -57,6 +57,13 @@ export function words(name: string): string {
   return name.replaceAll("_", " ");
 }
 
+/** The parts of a training's warning, "name: likely cause. Try this". */
+export function warning(text: string): { name: string; cause: string; remedy: string } {
+  const [, name = "", advice = text] = /^(\w+): ([^]*)$/.exec(text) ?? [];
+  const at = advice.indexOf(" Try ");
+  return { name, cause: at < 0 ? advice : advice.slice(0, at), remedy: at < 0 ? "" : advice.slice(at + 1) };
+}
+
 /** Anything from a run as one line of text. */
 export function plain(value: unknown): string {
   if (value === undefined) return "not set";

@@ -51,25 +51,52 @@ export const HELP: [string, [string, string][]][] = [
 const OWN_KEYS = "input, select, textarea, [contenteditable]";
 const PRESSABLE = "button, summary, a";
 
-/** Calls the command of a pressed key, unless a field or control that has the focus wants the key itself. */
+const KEPT_MS = 3000;
+const held = new Set<{ current: Keys }>();
+let early: { key: string; at: number }[] = []; // pressed before the view was there that knows them
+
+window.addEventListener("hashchange", () => (early = []));
+window.addEventListener("pointerdown", () => (early = []));
+window.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  const target = event.target as Element;
+  if (target.matches(OWN_KEYS) && !(target.matches("input[type=checkbox]") && event.key !== " ")) return;
+  if (document.querySelector("dialog[open]") && event.key !== "?") return;
+  if ((event.key === " " || event.key === "Enter") && target.matches(PRESSABLE)) return;
+  const command = [...held].map((keys) => keys.current[event.key]).find((one) => one !== undefined);
+  if (!command) return keep(event);
+  event.preventDefault();
+  command();
+});
+
+/** In a play a late action would be a wrong one, and what follows "/" belongs into the search field. */
+function keep(event: KeyboardEvent): void {
+  const isPlay = location.hash.startsWith("#/play");
+  if (!isPlay && !event.repeat && early.at(-1)?.key !== "/") early.push({ key: event.key, at: event.timeStamp });
+}
+
+/**
+ * Calls the command of a pressed key, unless a field or control that has the focus wants the key itself. A key that was
+ * pressed while the view was still being read is not lost.
+ */
 export function useKeys(keys: Keys): void {
   const newest = useRef(keys);
   newest.current = keys;
   useEffect(() => {
-    const press = (event: KeyboardEvent) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-      const target = event.target as Element;
-      if (target.matches(OWN_KEYS) && !(target.matches("input[type=checkbox]") && event.key !== " ")) return;
-      if (document.querySelector("dialog[open]") && event.key !== "?") return;
-      if ((event.key === " " || event.key === "Enter") && target.matches(PRESSABLE)) return;
-      const command = newest.current[event.key];
-      if (!command) return;
-      event.preventDefault();
-      command();
-    };
-    window.addEventListener("keydown", press);
-    return () => window.removeEventListener("keydown", press);
+    held.add(newest);
+    return () => void held.delete(newest);
   }, []);
+  useEffect(() => {
+    const mine = early.filter(({ key }) => keys[key]);
+    if (mine.length === 0) return;
+    early = early.filter((one) => !mine.includes(one));
+    for (const { key, at } of mine) if (performance.now() - at < KEPT_MS) newest.current[key]?.();
+  });
+}
+
+/** The search field of the view, which "/" leads to. */
+export function focusSearch(): void {
+  document.querySelector<HTMLInputElement>("main input[type=search]")?.focus();
 }
 
 /** Moves the focus among the rows of the page's table. */

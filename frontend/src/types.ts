@@ -129,6 +129,10 @@ export interface Film {
   type: string;
 }
 
+export interface PlayCommands {
+  checkpoints: { name: string; commands: Record<string, string> }[]; // the newest first; commands by environment
+}
+
 /** Where a play stands. */
 export interface Play {
   env: string;
@@ -156,7 +160,7 @@ export interface ThoughtExample {
   step: number;
 }
 
-export type ThoughtRecord = { stage?: string; iteration: number; examples: ThoughtExample[] } & Record<string, unknown>;
+export type ThoughtRecord = { stage?: string; iteration: number; examples: ThoughtExample[]; warnings?: string[] } & Record<string, unknown>;
 
 export interface EvalRow extends EvalSummary {
   episodes: number;

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { ago, duration, fixed, number, percent, signed } from "../src/format";
+import { ago, duration, fixed, number, percent, signed, warning } from "../src/format";
 import { frame, prompts, surprise } from "../src/messages";
 import { parse } from "../src/route";
 import { pieces } from "../src/toml";
@@ -56,4 +56,10 @@ test("coloured TOML joins to the text it was", () => {
 test("an address without a view is the list of runs", () => {
   expect(parse("").view).toBe("runs");
   expect(parse("#/episode?run=a%2Fb&step=3").query.get("run")).toBe("a/b");
+});
+
+test("a warning is its name, its likely cause and what to try", () => {
+  const said = warning("length: completions grow: they are cut. Try a larger `interface.max_new_tokens`");
+  expect(said).toEqual({ name: "length", cause: "completions grow: they are cut.", remedy: "Try a larger `interface.max_new_tokens`" });
+  expect(warning("something else")).toEqual({ name: "", cause: "something else", remedy: "" });
 });

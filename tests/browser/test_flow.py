@@ -95,6 +95,42 @@ def test_the_pages_of_the_table_turn_by_key(open_page: OpenPage) -> None:
     expect(first).to_have_text(before)
 
 
+def slow(page: Page, path: str) -> None:
+    """Answers to these requests take their time from now on."""
+
+    def later(route: Route) -> None:
+        page.wait_for_timeout(600)
+        route.continue_()
+
+    page.route(re.compile(f"/api/{path}(\\?|$)"), later)
+
+
+def test_keys_pressed_while_a_view_is_still_read_are_not_lost(open_page: OpenPage, scored: dict[str, Any]) -> None:
+    page = open_page()
+    root = page.url.split("#")[0]
+    slow(page, "episode")
+    page.goto(f"{root}#/episode?run=maze-0&key={scored['episode']['key']}")
+    expect(page.get_by_text("Reading the episode")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".at")).to_contain_text("Step 2 ")
+    slow(page, "runs")
+    page.goto(f"{root}#/episodes?run=maze-0")
+    page.reload(wait_until="commit")
+    page.locator("header nav").wait_for()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search in thoughts")).to_be_focused()
+
+
+def test_a_key_pressed_on_another_view_does_nothing_later(open_page: OpenPage) -> None:
+    page = open_page("#/config?run=maze-0")
+    page.locator(".toml").wait_for()
+    page.keyboard.press("/")
+    page.keyboard.press("4")
+    page.locator(".episodes tbody tr").first.wait_for()
+    expect(page.get_by_label("Search in thoughts")).not_to_be_focused()
+
+
 def test_arrow_keys_step_and_the_address_leads_back_to_the_step(open_page: OpenPage, scored: dict[str, Any]) -> None:
     page = open_page(f"#/episode?run=maze-0&key={scored['episode']['key']}")
     at = page.locator(".at")
@@ -316,6 +352,33 @@ def test_tokens_are_coloured_by_what_was_recorded_of_them(open_page: OpenPage, s
     page.locator("main").focus()
     page.keyboard.press("l")
     expect(choice).to_have_value("advantage")
+
+
+def test_a_warning_says_what_to_try_and_leads_to_its_point_of_the_curves(open_page: OpenPage) -> None:
+    page = open_page("#/thoughts?run=maze-0")
+    warning = page.locator(".warnings li").first
+    expect(warning.locator("strong")).to_have_text("template")
+    expect(warning).to_contain_text("depend less and less on what is seen")
+    expect(warning).to_contain_text("Try algorithm.more_groups")
+    link = warning.get_by_role("link")
+    iteration = link.inner_text().removeprefix("Iteration ")
+    expect(page.get_by_role("heading", name=f"Iteration {iteration}", exact=True)).to_have_count(0)
+    link.click()
+    expect(page.get_by_role("heading", name=f"Iteration {iteration}", exact=True)).to_be_visible()
+    expect(page.get_by_label("Examples from iteration")).to_have_value(iteration)
+
+
+def test_a_checkpoint_is_played_by_a_command_to_copy(open_page: OpenPage, runs: Path, scored: dict[str, Any]) -> None:
+    page = open_page("#/config?run=maze-0")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    field(page, "Checkpoint").select_option("sft")
+    command = f"eyas play eyas/FrozenLake-v0 --checkpoint {runs}/maze-0/checkpoints/sft"
+    expect(page.locator(".copied code")).to_have_text(command)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == command
+    page.goto(page.url.split("#")[0] + f"#/episode?run=maze-0&key={scored['episode']['key']}")
+    expect(page.locator(".command")).to_contain_text(f"seed {scored['episode']['seed']} ")
 
 
 def test_the_films_of_a_run_are_listed_and_shown(open_page: OpenPage, runs: Path) -> None:

@@ -19,9 +19,11 @@ interface Props {
   title: string;
   curves: Curve[];
   xLabel: string;
+  xRange?: [number, number]; // what all charts of a page span, also those with fewer points
   isLog?: boolean;
   isTime?: boolean;
   marked?: number | null;
+  flagged?: number[]; // points that something is said of elsewhere
   onPick?: (x: number) => void;
   height?: number;
 }
@@ -37,14 +39,14 @@ export function Chart(props: Props) {
   useEffect(() => {
     const element = holder.current;
     if (!element || shown.length === 0) return;
-    const plot = new uPlot(options(element, readout.current!, shown, props, height), table(shown, props.isLog), element);
+    const plot = new uPlot(options(element, readout.current!, shown, props, height), table(shown, props.xRange, props.isLog), element);
     const resize = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height }));
     resize.observe(element);
     return () => {
       resize.disconnect();
       plot.destroy();
     };
-  }, [signature(shown), theme, props.isLog, props.isTime, props.marked, props.onPick === undefined]);
+  }, [signature(shown), theme, props.isLog, props.isTime, props.marked, props.flagged?.join(), props.xRange?.join(), props.onPick === undefined]);
   const last = shown.filter((curve) => !curve.isFaint).map((curve) => `${curve.name} ${number(curve.y.at(-1))}`);
   return (
     <figure class="chart">
@@ -67,8 +69,8 @@ function signature(curves: Curve[]): string {
 }
 
 /** uPlot wants one x for all: the union, with null where a line has no point (the line goes on across it). */
-function table(curves: Curve[], isLog = false): uPlot.AlignedData {
-  const x = [...new Set(curves.flatMap((curve) => curve.x))].sort((a, b) => a - b);
+function table(curves: Curve[], ends: number[] = [], isLog = false): uPlot.AlignedData {
+  const x = [...new Set([...curves.flatMap((curve) => curve.x), ...ends])].sort((a, b) => a - b);
   const columns: (number | null | undefined)[][] = [];
   for (const curve of curves) {
     const place = new Map(curve.x.map((value, index) => [value, index]));
@@ -135,7 +137,12 @@ function options(element: HTMLElement, readout: HTMLElement, curves: Curve[], pr
     ...series(curves),
     hooks: {
       setCursor: [(plot) => tell(plot, readout, curves, xText)],
-      draw: [(plot) => mark(plot, props.marked)],
+      draw: [
+        (plot) => {
+          for (const x of props.flagged ?? []) mark(plot, x, "--warn", [3, 3]);
+          if (props.marked != null) mark(plot, props.marked, "--accent");
+        },
+      ],
       ready: [(plot) => listen(plot, curves, props.onPick)],
     },
   };
@@ -177,12 +184,12 @@ function item(text: string): HTMLElement {
   return element;
 }
 
-function mark(plot: uPlot, x: number | null | undefined): void {
-  if (x == null) return;
+function mark(plot: uPlot, x: number, colourName: string, dash: number[] = []): void {
   const left = Math.round(plot.valToPos(x, "x", true));
   plot.ctx.save();
-  plot.ctx.strokeStyle = css("--accent");
+  plot.ctx.strokeStyle = css(colourName);
   plot.ctx.lineWidth = 1.5 * devicePixelRatio;
+  plot.ctx.setLineDash(dash.map((length) => length * devicePixelRatio));
   plot.ctx.beginPath();
   plot.ctx.moveTo(left, plot.bbox.top);
   plot.ctx.lineTo(left, plot.bbox.top + plot.bbox.height);

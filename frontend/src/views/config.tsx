@@ -3,6 +3,7 @@
 import type { ViewProps } from "../app";
 import { useAnswer } from "../api";
 import { count, number, plain, words } from "../format";
+import { PlayCommand } from "../parts/command";
 import { Choose, Failure, Notes, RunTitle } from "../parts/common";
 import { update } from "../route";
 import { pieces } from "../toml";
@@ -30,6 +31,7 @@ export function Config({ route, run, all }: ViewProps) {
             {data.config_toml ? <Toml text={data.config_toml} /> : <p class="quiet">No configuration was recorded: this is a dataset.</p>}
           </section>
           <div class="column">
+            <PlayCommand run={run.id} envs={run.env_ids} />
             <Stages stages={data.stages} />
             <section class="card" aria-labelledby="environment-title">
               <h2 id="environment-title">Made with</h2>

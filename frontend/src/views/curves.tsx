@@ -3,6 +3,7 @@
 import { useMemo } from "preact/hooks";
 import { useMetrics } from "../api";
 import { count, words } from "../format";
+import { focusSearch, useKeys } from "../keys";
 import { Chart, type Curve } from "../parts/chart";
 import { Choose, Failure, State } from "../parts/common";
 import { link, update, type Route } from "../route";
@@ -26,6 +27,7 @@ export function Curves({ route, runs, all }: { route: Route; runs: Run[]; all: R
   const isBand = read.get("seeds") !== "apart";
   const isLog = read.get("scale") === "log";
   const set = update;
+  useKeys({ "/": focusSearch });
   const found = useMemo(() => groups(runs, isBand), [runs, isBand]);
   const areas = byArea(metricNames(lists, stage).filter((name) => words(name).includes(words(search).toLowerCase())));
   const isFew = areas.reduce((sum, [, names]) => sum + names.length, 0) <= 12;

@@ -6,6 +6,7 @@ import { imageAddress, useAnswer } from "../api";
 import { count, fixed, words } from "../format";
 import { useKeys } from "../keys";
 import { frame, prompts } from "../messages";
+import { PlayCommand } from "../parts/command";
 import { Choose, Failure, Success } from "../parts/common";
 import { Outcome } from "../parts/outcome";
 import { Said } from "../parts/said";
@@ -53,8 +54,8 @@ function Loaded({ route, run, data }: { route: Route; run: Run; data: Episode })
     Home: () => go(0),
     End: () => go(steps.length - 1),
     " ": film.toggle,
-    "[": () => neighbours.before && (location.hash = neighbours.before),
-    "]": () => neighbours.after && (location.hash = neighbours.after),
+    ...(neighbours.before && { "[": () => (location.hash = neighbours.before!) }),
+    ...(neighbours.after && { "]": () => (location.hash = neighbours.after!) }),
     l: () => setColouring(nextColouring(steps[index]?.tokens ?? [], colouring)),
   });
   const step = steps[index];
@@ -90,6 +91,7 @@ function Loaded({ route, run, data }: { route: Route; run: Run; data: Episode })
           </div>
         </>
       )}
+      <PlayCommand run={run.id} envs={[episode.env_id]} seed={episode.seed} />
     </>
   );
 }

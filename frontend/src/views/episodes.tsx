@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { ViewProps } from "../app";
 import { useAnswer } from "../api";
 import { count, fixed, words } from "../format";
-import { moveRow, useKeys } from "../keys";
+import { focusSearch, moveRow, useKeys } from "../keys";
 import { Choose, Failure, Notes, Picture, RunTitle, Success } from "../parts/common";
 import { current, link, replace, update, type Changes, type Route } from "../route";
 import type { EpisodePage, EpisodeRow, Facets } from "../types";
@@ -27,7 +27,7 @@ export function Episodes({ route, run, all }: ViewProps) {
   const set = (changes: Changes) => update({ page: null, ...changes });
   const pages = Math.max(1, Math.ceil((data?.total ?? 0) / PAGE));
   const turn = (by: number) => update({ page: Math.min(pages, Math.max(1, Number(current("page") ?? 1) + by)) });
-  useKeys({ ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1), "[": () => turn(-1), "]": () => turn(1) });
+  useKeys({ "/": focusSearch, ...(data && { ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1), "[": () => turn(-1), "]": () => turn(1) }) });
   const hasFilter = FILTERS.some((name) => query.has(name));
   const whole = useAnswer<EpisodePage>(hasFilter ? "/api/episodes" : null, { run: run.id, limit: 1 }, isLive);
   return (

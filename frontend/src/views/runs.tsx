@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { ago, duration, fixed, percent, percentInterval } from "../format";
-import { moveRow, useKeys } from "../keys";
+import { focusSearch, moveRow, useKeys } from "../keys";
 import { Notes, State } from "../parts/common";
 import { link, parse, replace, type Route } from "../route";
 import type { EvalSummary, Run, RunList } from "../types";
@@ -28,7 +28,7 @@ export function Runs({ route, list }: { route: Route; list: RunList }) {
     select(now.includes(id) ? now.filter((one) => one !== id) : [...now, id]);
   };
   const compare = () => selected.length && (location.hash = link("curves", { run: selected }));
-  useKeys({ ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1), x: () => toggleFocused(toggle), c: compare });
+  useKeys({ "/": focusSearch, ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1), x: () => toggleFocused(toggle), c: compare });
   const all = shown.length > 0 && shown.every((run) => selected.includes(run.id));
   return (
     <>

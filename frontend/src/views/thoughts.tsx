@@ -2,11 +2,11 @@
 
 import type { ViewProps } from "../app";
 import { useAnswer } from "../api";
-import { words } from "../format";
+import { warning, words } from "../format";
 import { useKeys } from "../keys";
 import { Chart } from "../parts/chart";
 import { Choose, Failure, RunTitle } from "../parts/common";
-import { current, link, update } from "../route";
+import { changed, current, link, update, type Route } from "../route";
 import type { ThoughtRecord } from "../types";
 
 const TITLES: Record<string, string> = {
@@ -14,7 +14,13 @@ const TITLES: Record<string, string> = {
   parse_rate: "parse rate",
   recognition_accuracy: "recognition accuracy",
   entropy_nats: "entropy, nats",
+  thought_entropy_nats: "entropy of thoughts, nats",
+  action_entropy_nats: "entropy of actions, nats",
   completion_length_tokens: "completion length, tokens",
+  action_agreement: "actions that follow from the thought, share",
+  mutual_information_nats: "mutual information with the prompt, nats",
+  own_prompt_share: "likeliest under their own prompt, share",
+  self_bleu: "self-BLEU",
 };
 
 export function Thoughts({ route, run, all }: ViewProps) {
@@ -34,7 +40,7 @@ export function Thoughts({ route, run, all }: ViewProps) {
     const here = records.findIndex((one) => String(one.iteration) === current("iteration"));
     pick((here < 0 ? index : here) + by);
   };
-  useKeys({ ArrowLeft: () => move(-1), ArrowRight: () => move(1), Home: () => pick(0), End: () => pick(records.length - 1) });
+  useKeys(record ? { ArrowLeft: () => move(-1), ArrowRight: () => move(1), Home: () => pick(0), End: () => pick(records.length - 1) } : {});
   return (
     <>
       <RunTitle title="Thoughts" route={route} run={run} all={all} />
@@ -50,6 +56,7 @@ export function Thoughts({ route, run, all }: ViewProps) {
               <output>{record.iteration}</output>
             </label>
           </div>
+          <Warnings route={route} records={records} />
           <div class="charts">
             {quantities(records).map((name) => (
               <Chart
@@ -57,7 +64,9 @@ export function Thoughts({ route, run, all }: ViewProps) {
                 title={TITLES[name] ?? words(name)}
                 curves={[curve(records, name)]}
                 xLabel="iteration"
+                xRange={[records[0]!.iteration, records.at(-1)!.iteration]}
                 marked={record.iteration}
+                flagged={records.filter((one) => one.warnings?.length).map((one) => one.iteration)}
                 onPick={(x) => pick(records.findIndex((one) => one.iteration === x))}
                 height={150}
               />
@@ -68,6 +77,37 @@ export function Thoughts({ route, run, all }: ViewProps) {
       )}
     </>
   );
+}
+
+/** What the training said of a collapse, beside the point of the curves where it was first seen. */
+function Warnings({ route, records }: { route: Route; records: ThoughtRecord[] }) {
+  const all = records.flatMap((record) => (record.warnings ?? []).map((text) => ({ iteration: record.iteration, text })));
+  if (all.length === 0) return null;
+  return (
+    <section aria-labelledby="warnings-title">
+      <h2 id="warnings-title">Warnings</h2>
+      <ul class="notes warnings">
+        {all.map(({ iteration, text }) => {
+          const { name, cause, remedy } = warning(text);
+          return (
+            <li key={`${iteration} ${text}`}>
+              <a href={changed(route, { iteration })}>Iteration {iteration}</a> <strong>{words(name)}</strong> <Code text={cause} />
+              {remedy && (
+                <div>
+                  <Code text={remedy} />
+                </div>
+              )}
+            </li>
+          );
+        })}
+      </ul>
+    </section>
+  );
+}
+
+/** What stands between backticks as code. */
+function Code({ text }: { text: string }) {
+  return <>{text.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</>;
 }
 
 function Examples({ run, record }: { run: string; record: ThoughtRecord }) {
@@ -94,8 +134,7 @@ function Examples({ run, record }: { run: string; record: ThoughtRecord }) {
 
 function quantities(records: ThoughtRecord[]): string[] {
   const names = new Set(records.flatMap((record) => Object.keys(record).filter((name) => typeof record[name] === "number")));
-  names.delete("iteration");
-  return [...names];
+  return [...names].filter((name) => name !== "iteration" && !name.endsWith("_count"));
 }
 
 function curve(records: ThoughtRecord[], name: string) {

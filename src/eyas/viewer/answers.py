@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eyas.viewer.catalog import Catalog
+from eyas.viewer.checkpoints import play_commands
 from eyas.viewer.episode import read_episode, split_key
 from eyas.viewer.episodes import EpisodeQuery, episode_row, find_episodes
 from eyas.viewer.films import film_file, list_films
@@ -51,10 +52,10 @@ class Answers:
             return self._open[folder]
 
     def warm(self) -> None:
-        """Reads the episodes of the run that was written last, so that its table is there when it is opened."""
+        """Reads the run that was written last, so that its table is there when it is opened, and its thoughts after it."""
         runs = [self._opened(folder) for folder in self.library.runs()]
         if runs:
-            max(runs, key=lambda run: run.reader.overview()["updated"]).index.update()
+            max(runs, key=lambda run: run.reader.overview()["updated"]).index.update_thoughts()
 
     # ------------------------------------------------------------------------------------- runs
 
@@ -75,6 +76,9 @@ class Answers:
 
     def evaluations(self, run_id: str) -> dict[str, Any]:
         return self.run(run_id).reader.evaluations()
+
+    def play_commands(self, run_id: str) -> dict[str, Any]:
+        return play_commands(self.library.run(run_id))
 
     def films(self, run_id: str) -> dict[str, Any]:
         return list_films(self.library.run(run_id))

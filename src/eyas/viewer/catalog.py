@@ -80,7 +80,7 @@ class Catalog:
 
 
 def _full_name(place: tuple[str, ...], file: File) -> str:
-    return "/".join([*place[:-1], file.path.stem])
+    return "/".join([*place[:-1], file.name.removesuffix(".parquet")])
 
 
 def _read(name: str, file: File) -> TrajectoryFile | str:
@@ -95,7 +95,8 @@ def _read(name: str, file: File) -> TrajectoryFile | str:
     version = (schema.metadata or {}).get(b"eyas_schema", b"none").decode(errors="replace")
     if version not in READABLE_VERSIONS:
         return f"schema version {version[:20]}, this viewer reads versions {', '.join(READABLE_VERSIONS)}"
-    if any(n not in schema.names or schema.field(n).type != kind for n, kind in columns_of(version).items()):
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    if any(columns.get(name) != kind for name, kind in columns_of(version).items()):
         return "its columns are not those of its schema version"
     if footer.num_rows > MAX_ROWS or _bytes_in_memory(footer) > MAX_BYTES:
         return "too large to read"
@@ -112,7 +113,7 @@ def _bytes_in_memory(footer: pq.FileMetaData) -> int:
 
 def _statistics(footer: pq.FileMetaData, column: str) -> list[pq.Statistics]:
     """Of each row group that has them."""
-    index = footer.schema.to_arrow_schema().get_field_index(column)  # the list columns come after
+    index = next((i for i in range(len(footer.schema)) if footer.schema.column(i).path == column), 0)
     chunks = (footer.row_group(group).column(index) for group in range(footer.num_row_groups))
     return [chunk.statistics for chunk in chunks if chunk.statistics is not None and chunk.path_in_schema == column]
 

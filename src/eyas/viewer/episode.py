@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from eyas.rollouts.tables import columns_of, upgraded
+from eyas.rollouts.tables import columns_of, recorded_action_names, upgraded
 from eyas.viewer.catalog import TrajectoryFile
 from eyas.viewer.problems import BadQuestion, NotServed
 from eyas.viewer.tokens import add_learning, describe_tokens, token_texts
@@ -30,9 +30,9 @@ def read_episode(file: TrajectoryFile, trajectory: int, tokenizer: Tokenizer | N
     """`steps` and `final_messages` of an episode. Raises `NotServed` where it is not there, or damaged."""
     try:
         rows = read_rows(file, trajectory).to_pylist()
-        names = action_names(file)
         if not rows:
             raise NotServed(f"{file.name} has no episode {trajectory}: go back to the list of episodes")
+        names = names_of_actions(file, rows[0]["task"])
         steps = [describe_step(row, names, tokenizer) for row in rows if row["step"] is not None]
         return {"steps": steps, "final_messages": _final_messages(rows[-1])}
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -50,9 +50,12 @@ def read_rows(file: TrajectoryFile, trajectory: int) -> pa.Table:
     return upgraded(table)
 
 
-def action_names(file: TrajectoryFile) -> dict[str, str]:
-    """How the actions that the file holds are called, by their JSON."""
+def names_of_actions(file: TrajectoryFile, task: int) -> dict[str, str]:
+    """How the actions of a task are called, by their JSON; of an older file, those that it holds."""
     with pq.ParquetFile(file.file.path) as parquet:
+        recorded = recorded_action_names(parquet.schema_arrow)
+        if task in recorded:
+            return recorded[task]
         table = parquet.read(columns=list(_NAMED))
     names: dict[str, str] = {}
     for action, name in (_NAMED[2:], _NAMED[:2]):

@@ -15,7 +15,7 @@ DEFAULT_ROWS = 100
 ORDERS = {"iteration": "iteration", "return": '"return"', "success": "success", "length": "num_steps"}
 FACETS = ("stage", "stop_reason", "success", "env_id", "task")
 _ROW = """stage, iteration, env_id, task, episode, seed, num_steps, first_step, "return", success, progress, stop_reason,
-    parse_failures, thumbnail"""
+    parse_failures"""
 _EQUALS = {"stage": "stage", "env": "env_id", "stop_reason": "stop_reason"}
 _RANGES = {"return": ('"return"', float), "iteration": ("iteration", int)}
 _BOOLEANS = {"true": True, "false": False}
@@ -130,9 +130,10 @@ def episode_row(index: EpisodeIndex, name: str, trajectory: int) -> dict[str, An
 
 def examples(index: EpisodeIndex) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """A few thoughts of each stage and iteration."""
-    index.update()
+    index.update_thoughts()
     found = index.cursor().execute(
-        f"SELECT stage, iteration, file, trajectory, step, thought, action_name FROM {index.schema}.examples ORDER BY ALL"
+        "SELECT stage, iteration, e.file, trajectory, step, thought, action_name "
+        f"FROM {index.schema}.examples e JOIN {index.schema}.episodes USING (id) ORDER BY ALL"
     )
     by_iteration: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for stage, iteration, file, trajectory, step, thought, action_name in found.fetchall():
@@ -144,7 +145,11 @@ def examples(index: EpisodeIndex) -> dict[tuple[str, int], list[dict[str, Any]]]
 def _rows(result: duckdb.DuckDBPyConnection, index: EpisodeIndex) -> list[dict[str, Any]]:
     names = [column[0] for column in result.description or ()][2:]
     return [
-        {"key": f"{index.names.get(file)}:{trajectory}"} | dict(zip(names, values, strict=True))
+        {
+            "key": f"{index.names.get(file)}:{trajectory}",
+            **dict(zip(names, values, strict=True)),
+            "thumbnail": index.thumbnail(file, trajectory),
+        }
         for file, trajectory, *values in result.fetchall()
     ]
 

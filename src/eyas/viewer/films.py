@@ -16,7 +16,7 @@ from eyas.rollouts.images import png_to_image
 from eyas.rollouts.tables import table_to_rows
 from eyas.types import StopReason, Trajectory
 from eyas.viewer.catalog import Catalog, TrajectoryFile
-from eyas.viewer.episode import action_names, read_rows, split_key
+from eyas.viewer.episode import names_of_actions, read_rows, split_key
 from eyas.viewer.folders import File, RunFolder
 from eyas.viewer.pictures import Pictures
 from eyas.viewer.problems import NotServed
@@ -33,14 +33,14 @@ _CHOSEN_BY = ["trajectory", "stage", "iteration", "total_return", "success", "st
 def list_films(run: RunFolder) -> dict[str, Any]:
     """`films`: name, stage, iteration (None where the film is of an evaluation's row), bytes and media type of each."""
     files = [file for suffix in TYPES for file in run.files("films", suffix=suffix)]
-    return {"films": [_describe(file) for file in sorted(files, key=lambda file: file.path.name)]}
+    return {"films": [_describe(file) for file in sorted(files, key=lambda file: file.name)]}
 
 
 def film_file(run: RunFolder, name: str) -> File:
     """Raises `NotServed` where the run has no film of that name: a name is looked up, never joined to a path."""
     for suffix in TYPES:
         for file in run.files("films", suffix=suffix):
-            if file.path.name == name:
+            if file.name == name:
                 return file
     raise NotServed(f"run {run.id!r} has no film {name[:80]!r}: choose one of the list")
 
@@ -50,7 +50,7 @@ def _describe(file: File) -> dict[str, Any]:
     numbered = _NUMBERED.fullmatch(file.path.stem)
     stage = numbered[1] if numbered else file.path.stem.rsplit("-", 2)[0]
     iteration = int(numbered[2]) if numbered else None
-    about = {"name": file.path.name, "stage": stage, "iteration": iteration}
+    about = {"name": file.name, "stage": stage, "iteration": iteration}
     return about | {"bytes": file.size, "type": TYPES[file.path.suffix]}
 
 
@@ -131,7 +131,7 @@ def read_recorded(run: RunFolder, key: str) -> RecordedEpisode:
         rows = table_to_rows(read_rows(file, index))
         if not rows:
             raise NotServed(f"{name} has no episode {index}: `eyas view {run.path}` lists them")
-        trajectory, names = decode_trajectory(rows), action_names(file)
+        trajectory, names = decode_trajectory(rows), names_of_actions(file, rows[0]["task"])
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise NotServed(f"episode {index} of {name} is damaged ({error}): copy the run again") from error
     stem, where = name.rpartition("_")[0], f"{rows[0]['stage']}, iteration {rows[0]['iteration']}"

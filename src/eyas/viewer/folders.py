@@ -18,9 +18,17 @@ MAX_FOLDERS = 20_000  # looked into at most: a home directory given by mistake m
 class File:
     """A regular file that lies inside the served folder, and what tells a later version of it from this one."""
 
-    path: Path
+    place: str  # a path; thousands of them are compared at each question, which is slow for `Path`
     size: int
     changed_ns: int
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class RunFolder:
                 files = [_entry(e, self.root) for e in named]
         except OSError:
             return []
-        return sorted((file for file in files if file is not None), key=lambda file: file.path)
+        return sorted((file for file in files if file is not None), key=lambda file: file.place)
 
     def folders(self, *parts: str) -> list[str]:
         """The names of the folders in a folder of the run, by name; those that are hidden or lead out are left out."""
@@ -134,7 +142,7 @@ def _entry(entry: os.DirEntry[str], root: Path) -> File | None:
         status = entry.stat(follow_symlinks=False)
     except OSError:  # it went since
         return None
-    return File(Path(entry.path), status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    return File(entry.path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _inside(path: Path, root: Path) -> File | None:
@@ -145,7 +153,7 @@ def _inside(path: Path, root: Path) -> File | None:
     # A pipe or a device of that name would hold the reader up for ever.
     if not stat.S_ISREG(status.st_mode) or not _is_inside(path, root):
         return None
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(str(path), status.st_size, status.st_mtime_ns)
 
 
 def _is_inside(path: Path, root: Path) -> bool:

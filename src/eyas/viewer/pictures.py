@@ -93,7 +93,7 @@ class Pictures:
         """Looks for shards that came or changed; whether there were any."""
         there: dict[str, File] = {}
         for place in [("images",), *(("datasets", name, "images") for name in self.run.folders("datasets"))]:
-            there |= {str(file.path): file for file in self.run.files(*place, suffix=".parquet")}
+            there |= {file.place: file for file in self.run.files(*place, suffix=".parquet")}
         new = [name for name, file in there.items() if self._files.get(name) != file]
         self._files = there
         self._shards = {n: _read_shard(there[n]) if n in new else self._shards[n] for n in there}

@@ -37,7 +37,7 @@ class PlayProcess:
 
     def __init__(self, command: Sequence[str], setup: Mapping[str, Any]) -> None:
         self._command, self._setup = list(command), dict(setup)
-        self._talk, self._exchange = threading.Lock(), threading.Lock()
+        self._talk, self._exchange, self._end = threading.Lock(), threading.Lock(), threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.state: dict[str, Any] | None = None  # as it was told last
@@ -81,20 +81,21 @@ class PlayProcess:
             return answer
 
     def close(self) -> None:
-        """Asks the process to save and end; one that does not is killed."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(OSError):  # it is gone already
-            process.stdin.close()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with self._talk:  # who still waited for an answer has been told by now
-            process.stdout.close()
+        """Asks the process to save and end; one that does not is killed. A question that it was asked is answered then."""
+        with self._end:
+            process, self._process = self._process, None
+            if process is None:
+                return
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(OSError):  # it is gone already
+                process.stdin.close()
+            try:
+                process.wait(CLOSE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            with self._talk:  # who still waited for an answer has been told by now
+                process.stdout.close()
 
     def _forward(self, process: subprocess.Popen[str]) -> None:
         """What the process says on its error output goes to ours, and the last of it into the page when it dies."""

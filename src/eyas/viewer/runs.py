@@ -73,7 +73,7 @@ class RunReader:
     def evaluations(self) -> dict[str, Any]:
         """Every report in `eval`, as it is written, by name."""
         notes: list[str] = []
-        names = [file.path.name for file in self.run.files("eval", suffix=".json")]
+        names = [file.name for file in self.run.files("eval", suffix=".json")]
         reports = [(name, read_json(self.run, "eval", name, notes=notes)) for name in names]
         entries = [report | {"name": name.removesuffix(".json")} for name, report in reports if tables(report, "rows")]
         return {"evaluations": entries, "notes": notes}

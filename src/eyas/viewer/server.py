@@ -105,6 +105,10 @@ def _add_run_routes(app: FastAPI, answers: Answers) -> None:
     def evaluations(run: str) -> PlainJSON:
         return PlainJSON(answers.evaluations(run))
 
+    @app.get("/api/play-commands")
+    def play_commands(run: str) -> PlainJSON:
+        return PlainJSON(answers.play_commands(run))
+
     @app.get("/api/films")
     def films(run: str) -> PlainJSON:
         return PlainJSON(answers.films(run))

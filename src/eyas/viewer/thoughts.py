@@ -31,12 +31,16 @@ def thought_health(run: RunFolder, index: EpisodeIndex, stage: str | None = None
                 named = {n: record.get(k) for n, k in MEASURES.items()}
                 others = {k for k in record if k.startswith(THOUGHT)} - set(MEASURES.values())
                 named |= {k.removeprefix(THOUGHT): record[k] for k in sorted(others)}
-                named |= {"warnings": record["warnings"]} if "warnings" in record else {}
+                named["warnings"] = _texts(record.get("warnings"))
                 entries[str(record.get("stage")), record["iteration"]] = named
     found = examples(index)
     keys = [key for key in dict.fromkeys([*entries, *found]) if stage in (None, key[0])]
-    unknown = dict.fromkeys(MEASURES)
+    unknown = dict.fromkeys(MEASURES) | {"warnings": []}
     iterations = [
         {"stage": k[0], "iteration": k[1], **entries.get(k, unknown), "examples": found.get(k, [])[:5]} for k in keys
     ]
     return {"iterations": iterations}
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

@@ -26,6 +26,8 @@ from eyas.types import (
     TextPart,
     Trajectory,
 )
+from eyas.viewer.films import read_recorded
+from eyas.viewer.folders import RunFolder
 
 
 def ask(client: TestClient, key: str, run: str = "made") -> dict[str, Any]:
@@ -34,13 +36,13 @@ def ask(client: TestClient, key: str, run: str = "made") -> dict[str, Any]:
     return response.json()
 
 
-def record(folder: Path, *steps: Step, **fields: Any) -> None:
+def record(folder: Path, *steps: Step, name_of: Any = None, **fields: Any) -> None:
     """A run with a single episode."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text('name = "single"\n')
     trajectory = Trajectory(0, 0, 0, list(steps), StopReason.TERMINATED, **fields)
     with TrajectoryRecorder(folder, MemoryImageStore()) as recorder:
-        recorder.record("rl_000000", [trajectory], stage="rl", iteration=0, env_id="some/Env")
+        recorder.record("rl_000000", [trajectory], name_of, stage="rl", iteration=0, env_id="some/Env")
 
 
 def one_step(completion: Completion, parse: Any, **fields: Any) -> Step:
@@ -144,6 +146,19 @@ def test_scored_actions_without_names_are_told_by_their_words_or_number(serve: A
     told = ask(serve(tmp_path / "single"), "rl_000000:0", "single")["steps"][0]
     assert [action["name"] for action in told["action_probabilities"]] == ["action 0", "b"]
     assert told["legal_actions"] is None
+
+
+def test_actions_that_never_occur_have_the_names_of_their_own_task(serve: Any, tmp_path: Path) -> None:
+    single = tmp_path / "single"
+    words = (np.array([5], np.int32), np.array([6, 7], np.int32))
+    scores = ActionScores(0, words, np.log(np.array([0.25, 0.75], np.float32)), 1)
+    completion = Completion("b", np.array([6, 7], np.int32), np.array([-1, -1], np.float32), scores=scores)
+    step = one_step(completion, ParsedAction(1, "b", "", {}, 0), legal_actions=(0, 1))
+    record(single, step, name_of={0: ["stay", "b"].__getitem__, 1: ["never", "shown"].__getitem__})
+    told = ask(serve(single), "rl_000000:0", "single")["steps"][0]
+    assert [action["name"] for action in told["action_probabilities"]] == ["stay", "b"]
+    assert told["legal_actions"] == ["stay", "b"]
+    assert read_recorded(RunFolder("single", single, single), "rl_000000:0").name_of(0) == "stay"
 
 
 def test_tokens_tell_gap_ratio_and_advantage(generated: Path, serve: Any, tmp_path: Path) -> None:

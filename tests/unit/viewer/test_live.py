@@ -37,13 +37,16 @@ def test_episodes_that_come_are_found_by_every_filter(run: Path, serve: Any) -> 
 def test_episodes_that_a_resumed_run_set_aside_are_gone_and_its_new_ones_count_once(run: Path, serve: Any) -> None:
     client = serve(run.parent)
     before = table(client, iteration_min=2)
+    found = table(client, iteration_min=2, text="row")["rows"]
     move_away(run, "rl_000003")
     replaced = move_away(run, "rl_000002")
-    assert table(client, iteration_min=2)["total"] == 0
+    assert table(client, iteration_min=2)["total"] == table(client, iteration_min=2, text="row")["total"] == 0
     assert table(client, iteration_min=2)["facets"]["stage"] == {}
     shutil.copy(replaced, run / "trajectories" / "rl_000002.parquet")
     shutil.copy(replaced, run / "trajectories" / "rl_000002.parquet")
     assert table(client, iteration_min=2)["rows"] == [r for r in before["rows"] if r["key"].startswith("rl_000002")]
+    again = table(client, iteration_min=2, text="row")["rows"]
+    assert again == [r for r in found if r["key"].startswith("rl_000002")] != []
 
 
 def test_a_file_that_is_replaced_shows_what_it_holds_now(run: Path, serve: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from eyas.build import build_task
 from eyas.cli.play_process import answers
 from eyas.config import SFTStage, TaskConfig
 from eyas.rollouts.datasets import DatasetImageStore, dataset_info, load_trajectories
+from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.samples import supervised_samples
 from eyas.training.sft import check_dataset
 from eyas.types import ExecutedBy
@@ -90,6 +92,7 @@ def test_the_folder_is_a_dataset_that_supervision_reads(talk: Any, tmp_path: Pat
     (trajectory,) = load_trajectories(folder)
     assert [s.executed_by for s in trajectory.steps] == [ExecutedBy.FALLBACK, ExecutedBy.HUMAN]
     policy = nano_policy()
+    assert isinstance(policy.images, MemoryImageStore)
     policy.images.attach(DatasetImageStore(folder))
     targets = [
         policy.model.decode(sample.ids[span.start : span.end])
@@ -103,8 +106,9 @@ def test_an_sft_stage_takes_the_folder(talk: Any, tmp_path: Path) -> None:
     say = talk("eyas/NumberLine-v0")
     say(do="act", step=0, action=1)
     say(do="begin")
-    stage = SFTStage.model_validate({"kind": "sft", "name": "sft", "data": f"{tmp_path / 'played'}/", "steps": 1})
-    check_dataset([build_task(TaskConfig(env="eyas/NumberLine-v0"))], stage.data)
+    data = f"{tmp_path / 'played'}/"
+    SFTStage.model_validate({"kind": "sft", "name": "sft", "data": data, "steps": 1})
+    check_dataset([build_task(TaskConfig(env="eyas/NumberLine-v0"))], data)
 
 
 def test_what_cannot_be_played_is_said_before_anything_is_served(tmp_path: Path) -> None:
@@ -143,6 +147,44 @@ def test_a_server_that_is_killed_takes_its_process_with_it_and_what_was_played_i
     assert not Path(f"/proc/{player}").exists()
     (trajectory,) = load_trajectories(folder)
     assert trajectory.stop_reason == "interrupted" and trajectory.steps[0].executed_by is ExecutedBy.HUMAN
+
+
+SLOW = """
+import sys, typer
+from eyas.cli import play
+play.COMMAND = (sys.executable, "-c", '''
+import json, sys, time
+for line in sys.stdin:
+    time.sleep(3 if "suggest" in line else 0)
+    print(json.dumps({"pictures": {}, "said": "at last"}), flush=True)
+''')
+app = typer.Typer()
+app.command()(play.play)
+app()
+"""
+
+
+def test_a_server_that_is_stopped_while_the_model_answers_waits_for_it_and_ends_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    options = ["eyas/NumberLine-v0", "--no-browser", "--port", "0", "--output", str(tmp_path / "played")]
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-c", SLOW, *options], stdout=pipe, stderr=pipe, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().strip().removesuffix("#/play")
+    body = json.dumps({"do": "suggest", "step": 0, "temperature": 1}).encode()
+    headers = {"X-Eyas-Play": "1", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}api/play/do", body, headers)
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(lambda: json.load(urllib.request.urlopen(request, timeout=30)))
+        time.sleep(0.5)
+        for _ in range(2):  # an impatient second time too
+            server.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert answer.result().keys() >= {"state"}  # what the model said; on a busy machine, that it was ended
+    _, said = server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert "Traceback" not in said and "ERROR" not in said, said
 
 
 def test_the_command_loads_no_torch() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -249,9 +251,30 @@ def test_entropies_of_thoughts_and_of_all_tokens_are_told_apart_and_warnings_are
     told = get(serve(run.parent), "thoughts", run="made")["iterations"]
     names = ("entropy_nats", "thought_entropy_nats", "action_entropy_nats", "warnings")
     assert [told[1][name] for name in names] == [0.5, 0.25, 2.0, ["format: type this"]]
-    assert "warnings" not in told[0]
+    assert told[0]["warnings"] == []
 
 
 def test_evaluations_are_the_reports_as_they_are_written(client: TestClient, generated: Path) -> None:
     (told,) = get(client, "evaluations", run="made")["evaluations"]
     assert told == json.loads((generated / "eval" / "eval.json").read_text()) | {"name": "eval"}
+
+
+# ----------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_are_played_by_a_command_the_newest_first_and_branches_last(client: TestClient) -> None:
+    told = get(client, "play-commands", run="made")["checkpoints"]
+    assert [checkpoint["name"] for checkpoint in told] == ["rl", "sft", "sft_continued"]
+    (command,) = told[0]["commands"].values()
+    assert re.fullmatch(r"eyas play eyas/FrozenLake-v0 --checkpoint /\S+/made/checkpoints/rl", command)
+
+
+def test_what_a_run_says_of_its_environment_is_one_word_to_a_shell(run: Path, serve: Any) -> None:
+    harm = "x; touch $(id) '"
+    (run / "config.toml").write_text(f"[[tasks]]\nenv = {json.dumps(harm)}\n")
+    moved = run.rename(run.parent / "it's here")
+    (moved / "checkpoints" / "half").mkdir()
+    told = get(serve(moved), "play-commands", run="it's here")["checkpoints"]
+    assert len(told) == 3  # not the half one
+    words = shlex.split(told[0]["commands"][harm])
+    assert words[:4] == ["eyas", "play", harm, "--checkpoint"] and Path(words[4]).is_dir() and len(words) == 5
