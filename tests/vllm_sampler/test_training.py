@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from eyas.build import train
@@ -10,10 +11,12 @@ from eyas.evaluation.records import read_metrics
 from helpers_vllm import OPTIONS
 
 
-def test_ppo_trains_with_vllm_and_the_learner_agrees_in_every_iteration(tmp_path: Path):
+@pytest.mark.parametrize("what_learns", ["full", "lora"])
+def test_ppo_trains_with_vllm_and_the_learner_agrees_in_every_iteration(tmp_path: Path, what_learns: str):
     config = RunConfig.model_validate(
         {
             "name": "tiny",
+            "model": {"train": what_learns},
             "sampler": OPTIONS,
             "tasks": [{"env": "eyas/NumberLine-v0", "interface": {"max_new_tokens": 24}}],
             "stages": [{"kind": "rl", "iterations": 3, "num_envs": 6, "rollout_steps": 3, "minibatch_size": 9}],

@@ -1,7 +1,9 @@
 """Rewards the format: an answer that says an action, and where thoughts are asked for, one."""
 
+from collections.abc import Sequence
+
 from eyas.interface import Interface
-from eyas.types import ParsedAction, Trajectory
+from eyas.types import ParsedAction, ParseResult, Trajectory
 
 
 class FormatReward:
@@ -12,6 +14,8 @@ class FormatReward:
     def __init__(self, interface: Interface):
         self.thoughts = interface.format.thoughts
 
-    def __call__(self, trajectory: Trajectory) -> list[float]:
-        parses = [s.parse for s in trajectory.steps]
-        return [float(isinstance(p, ParsedAction) and (bool(p.thought) or not self.thoughts)) for p in parses]
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        return [[self._of(s.parse) for s in t.steps] for t in trajectories]
+
+    def _of(self, parse: ParseResult) -> float:
+        return float(isinstance(parse, ParsedAction) and (bool(parse.thought) or not self.thoughts))

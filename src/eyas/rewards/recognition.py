@@ -23,5 +23,5 @@ class RecognitionReward:
     def __init__(self, interface: Interface):
         self.fact_keys = interface.format.fact_keys
 
-    def __call__(self, trajectory: Trajectory) -> list[float]:
-        return [recognised_share(s.parse, s.facts, self.fact_keys) or 0.0 for s in trajectory.steps]
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        return [[recognised_share(s.parse, s.facts, self.fact_keys) or 0.0 for s in t.steps] for t in trajectories]

@@ -1,5 +1,7 @@
 """Punishes an answer that repeats itself. Sampling is left alone, so that log-probs stay those of what was sampled."""
 
+from collections.abc import Sequence
+
 from eyas.interface import Interface
 from eyas.types import Trajectory
 
@@ -21,5 +23,5 @@ class RepetitionReward:
     def __init__(self, interface: Interface):
         """Every format's answers are words."""
 
-    def __call__(self, trajectory: Trajectory) -> list[float]:
-        return [-repeated_share(s.completion.text) for s in trajectory.steps]
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        return [[-repeated_share(s.completion.text) for s in t.steps] for t in trajectories]

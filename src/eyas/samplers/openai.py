@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
@@ -17,17 +18,21 @@ import httpx2
 from PIL import Image
 
 from eyas.errors import ConfigError, ModelError
+from eyas.model_config import KEY_VARIABLE
 from eyas.samplers.spending import Spending
 from eyas.types import Completion, FinishReason, ImagePart, ImageStore, Message, SampleRequest, StopRule
 
 log = logging.getLogger(__name__)
 
-SERVED = "served:"  # what such a model's name begins with on the command line
-KEY_VARIABLE = "OPENAI_API_KEY"
 FIRST_WAIT_S, MOST_BACK_OFF_S, MOST_WAIT_S = 1.0, 60.0, 600.0
 PICTURE_CHARACTERS = 2000  # what a picture counts for where the length of a prompt is estimated
 TOKENS_PER_CHARACTER = 0.25  # until the server has counted a prompt
 _BUSY = (408, 425, 429)
+_REFUSED = (400, 413, 422)
+# How OpenAI, vLLM, llama.cpp and Anthropic say that a prompt is too long, as a message or as a code.
+_TOO_LONG = re.compile(
+    r"context[ _-](length|size|window)|maximum (model|prompt) length|prompt is too long", re.IGNORECASE
+)
 
 
 class _Passing(Exception):
@@ -46,6 +51,8 @@ class ServedSampler:
     silent or broken server is sent again, up to `retries` times, at growing intervals. `context` is the most tokens of
     prompt and completion together, None where only the server knows. `fields` go into each request as they are, and take
     out of it what they set to None or "". `limits` are those of `Spending`.
+
+    A prompt that the server refuses as too long for its model gives an empty completion with finish reason `overflow`.
 
     Raises ConfigError for what cannot be used as given. Sampling raises ModelError where the server refuses, keeps
     failing, or a limit is reached.
@@ -79,6 +86,7 @@ class ServedSampler:
         self._place = str(self._client.base_url.copy_with(userinfo=b""))  # for messages: without a password in it
         self._sleep = sleep  # None: an event that the end of the work sets
         self._tokens_per_character, self._lock = TOKENS_PER_CHARACTER, Lock()
+        self._has_overflowed = False  # what the server said of that is a warning once
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
         """One completion a request, in order, without token ids and log-probs."""
@@ -178,6 +186,11 @@ class ServedSampler:
         """Raises _Passing where another try may help, ModelError where none will."""
         if response.status_code in _BUSY or response.status_code >= 500:
             raise _Passing(_told(response), _wait_s(response.headers.get("retry-after", "")))
+        if response.status_code in _REFUSED and _TOO_LONG.search(response.text):
+            told = self._hidden(_told(response))
+            log.log(logging.INFO if self._has_overflowed else logging.WARNING, "%s: %s", self._place, told)
+            self._has_overflowed = True
+            return Completion("", finish_reason=FinishReason.OVERFLOW, policy_version=self.policy_version)
         if response.status_code != 200:
             raise ModelError(self._hidden(f"{self._place} refuses: {_told(response)}{self._hint(response)}"))
         try:
@@ -207,8 +220,6 @@ class ServedSampler:
                 return f"; the environment variable {self._key_variable} {state} (--api-key-env names another)"
             case 404:
                 return f"; does a model '{self.model}' run there, and does the base URL end in /v1 or the like?"
-            case 400 | 413 | 422 if "context" in response.text.lower():
-                return "; show less of the past (history), or give the model's context: episodes then end before it is full"
             case 400 | 422:
                 return "; --request-field KEY=VALUE changes what is sent, KEY= leaves it out"
         return ""

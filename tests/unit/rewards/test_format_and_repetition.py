@@ -3,7 +3,7 @@
 import pytest
 
 from eyas.interface import Interface
-from eyas.rewards import REWARDS
+from eyas.rewards.registry import REWARDS
 from eyas.rewards.repetition import repeated_share
 from eyas.types import Completion
 from helpers import CountingEnv, step, trajectory
@@ -12,7 +12,7 @@ from helpers import CountingEnv, step, trajectory
 def earned(name, *texts, **options):
     interface = Interface.for_env(CountingEnv(), **options)
     completions = [Completion(t) for t in texts]
-    return REWARDS[name](interface)(trajectory([step(c, interface.parse(c, None)) for c in completions]))
+    return REWARDS[name](interface)([trajectory([step(c, interface.parse(c, None)) for c in completions])])[0]
 
 
 def test_the_format_reward_wants_an_action_and_a_thought_where_one_is_asked_for():

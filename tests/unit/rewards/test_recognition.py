@@ -37,4 +37,4 @@ def test_reward_is_one_number_a_step_and_0_where_nothing_is_told():
         step(parse=parsed(current="3", target="4"), facts={"current": "3", "target": "5"}),
         step(parse=parsed(current="3"), facts={}),
     ]
-    assert RecognitionReward(interface)(trajectory(steps)) == [0.5, 0.0]
+    assert RecognitionReward(interface)([trajectory(steps)]) == [[0.5, 0.0]]
