@@ -8,120 +8,105 @@ from typing import Any
 Records = Sequence[Mapping[str, Any]]  # of one stage, in order
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """From where on a change counts. Ends are means over a few iterations; best is the best such mean so far."""
-
-    window: int = 3  # iterations that an end is the mean of; fewer than two ends say nothing
-    fallen_to: float = 0.5  # diversity, entropy of thoughts, mutual information: share of what they were
-    least_information_nats: float = 0.2  # mutual information below which there was nothing to lose
-    risen_to: float = 3.0  # entropy of all tokens: times what it was
-    still_to: float = 0.1  # entropy of actions: share of what it was
-    least_entropy_nats: float = 0.2  # below it a choice was certain before, and is certain still
-    lost: float = 0.1  # parse rate, recognition, success, cut completions: change of the share
-    lost_agreement: float = 0.2  # of thought and action: a share of fewer steps
-
-
-LIMITS = Thresholds()
+# From where on a change counts. Ends are means over a few iterations; best is the best such mean so far.
+_WINDOW = 3  # iterations that an end is the mean of; fewer than two ends say nothing
+_FALLEN_TO = 0.5  # diversity, entropy of thoughts, mutual information: share of what they were
+_LEAST_INFORMATION_NATS = 0.2  # mutual information below which there was nothing to lose
+_RISEN_TO = 3.0  # entropy of all tokens: times what it was
+_STILL_TO = 0.1  # entropy of actions: share of what it was
+_LEAST_ENTROPY_NATS = 0.2  # below it a choice was certain before, and is certain still
+_LOST = 0.1  # parse rate, recognition, success, cut completions: change of the share
+_LOST_AGREEMENT = 0.2  # of thought and action: a share of fewer steps
 
 
 @dataclass(frozen=True)
 class Course:
-    """How one number went: at first, at best (its highest), at the end. None where it is not known for long enough."""
+    """How one number went: at first, at best (its highest), at the end. NaN, of which nothing holds, where too little is known."""
 
     first: float
     best: float
     last: float
 
     @classmethod
-    def of(cls, records: Records, key: str, window: int = LIMITS.window) -> "Course | None":
+    def of(cls, records: Records, key: str, window: int = _WINDOW) -> "Course":
         known = [r[key] for r in records if isinstance(r.get(key), int | float) and math.isfinite(r[key])]
         if len(known) < 2 * window:
-            return None
+            return cls(math.nan, math.nan, math.nan)
         means = [sum(known[i : i + window]) / window for i in range(len(known) - window + 1)]
         return cls(means[0], max(means), means[-1])
 
+    @property
+    def has_halved(self) -> bool:
+        return self.last < _FALLEN_TO * self.best
 
-def _fell_by(course: Course | None, share: float) -> bool:
-    return course is not None and course.best - course.last >= share
+    @property
+    def has_risen(self) -> bool:
+        return self.last - self.first >= _LOST
+
+    def has_lost(self, share: float = _LOST) -> bool:
+        return self.best - self.last >= share
 
 
-def _halved(course: Course | None) -> bool:
-    return course is not None and course.last < LIMITS.fallen_to * course.best
-
-
-def _rose(course: Course | None) -> bool:
-    return course is not None and course.last - course.first >= LIMITS.lost
-
-
-def _information(records: Records) -> Course | None:
-    """Probes are few, and each is over many scores: none is averaged with others."""
+def _has_information_halved(records: Records) -> bool | None:
+    """None where there was none to lose. Probes are few, and each is over many scores: none is averaged with others."""
     course = Course.of(records, "rollout/thought_mutual_information_nats", window=1)
-    return course if course is not None and course.best >= LIMITS.least_information_nats else None
+    return course.has_halved if course.best >= _LEAST_INFORMATION_NATS else None
 
 
-def _entropy_of_thoughts_fell(records: Records) -> bool:
+def _has_entropy_of_thoughts_fallen(records: Records) -> bool:
     course = Course.of(records, "rollout/thought_entropy_nats")
-    return course is not None and course.last < LIMITS.fallen_to * course.first
-
-
-def _are_thoughts_uniform(records: Records) -> bool:
-    """Fewer are different, and nothing says that this is since they name better what was seen."""
-    if (information := _information(records)) is not None:
-        return _halved(information)
-    is_reading_better = _rose(Course.of(records, "rollout/recognition_accuracy"))
-    return _halved(Course.of(records, "rollout/thought_unique_share")) and not is_reading_better
-
-
-def _is_better(records: Records) -> bool:
-    course = Course.of(records, "rollout/success_rate")
-    if course is not None:
-        return _rose(course) or course.last >= 1 - LIMITS.lost
-    course = Course.of(records, "rollout/return_mean")
-    return course is not None and course.last > course.first
+    return course.last < _FALLEN_TO * course.first
 
 
 def _is_collapse(records: Records) -> bool:
-    return _entropy_of_thoughts_fell(records) and _are_thoughts_uniform(records)
+    """Thoughts are less different, and nothing says that this is since they name better what was seen."""
+    is_uniform = _has_information_halved(records)
+    if is_uniform is None:
+        is_reading_better = Course.of(records, "rollout/recognition_accuracy").has_risen
+        is_uniform = Course.of(records, "rollout/thought_unique_share").has_halved and not is_reading_better
+    return is_uniform and _has_entropy_of_thoughts_fallen(records)
 
 
 def _is_template(records: Records) -> bool:
-    return not _entropy_of_thoughts_fell(records) and _halved(_information(records))
+    return bool(_has_information_halved(records)) and not _has_entropy_of_thoughts_fallen(records)
 
 
 def _is_format_lost(records: Records) -> bool:
-    return _fell_by(Course.of(records, "rollout/parse_rate"), LIMITS.lost)
+    return Course.of(records, "rollout/parse_rate").has_lost()
 
 
 def _is_growing(records: Records) -> bool:
     length = Course.of(records, "rollout/completion_length_tokens")
-    return (
-        length is not None and length.last > length.first and _rose(Course.of(records, "rollout/completion_cut_share"))
-    )
+    return length.last > length.first and Course.of(records, "rollout/completion_cut_share").has_risen
 
 
 def _is_thought_idle(records: Records) -> bool:
-    return _fell_by(Course.of(records, "rollout/thought_action_agreement"), LIMITS.lost_agreement)
+    return Course.of(records, "rollout/thought_action_agreement").has_lost(_LOST_AGREEMENT)
 
 
 def _is_reading_lost(records: Records) -> bool:
-    return _fell_by(Course.of(records, "rollout/recognition_accuracy"), LIMITS.lost)
+    return Course.of(records, "rollout/recognition_accuracy").has_lost()
+
+
+def _is_better(records: Records) -> bool:
+    course = Course.of(records, "rollout/success_rate")
+    if math.isnan(course.last):
+        course = Course.of(records, "rollout/return_mean")
+        return course.last > course.first
+    return course.has_risen or course.last >= 1 - _LOST
 
 
 def _is_action_fixed(records: Records) -> bool:
     course = Course.of(records, "rollout/action_entropy_nats")
-    if course is None or course.first < LIMITS.least_entropy_nats:
-        return False
-    is_still = course.last < LIMITS.still_to * course.first
-    is_format_learned = _rose(Course.of(records, "rollout/parse_rate"))  # its tokens become certain, rightly
+    is_still = course.first >= _LEAST_ENTROPY_NATS and course.last < _STILL_TO * course.first
+    is_format_learned = Course.of(records, "rollout/parse_rate").has_risen  # its tokens become certain, rightly
     return is_still and not is_format_learned and not _is_better(records)
 
 
 def _is_diverging(records: Records) -> bool:
     course = Course.of(records, "rollout/entropy_nats")
-    if course is None or course.last < LIMITS.least_entropy_nats:
-        return False
-    return course.last > LIMITS.risen_to * course.first and not _is_better(records)
+    is_growing = course.last >= _LEAST_ENTROPY_NATS and course.last > _RISEN_TO * course.first
+    return is_growing and not _is_better(records)
 
 
 _CAUSES: dict[str, tuple[Callable[[Records], bool], str]] = {

@@ -11,7 +11,7 @@ from eyas.config import WorkersConfig
 from eyas.errors import EnvironmentFailure
 from eyas.evaluation import measures
 from eyas.evaluation.records import EvalRow
-from eyas.evaluation.statistics import bootstrap_interval, wilson_interval
+from eyas.evaluation.statistics import bootstrap_interval, thinned, wilson_interval
 from eyas.rollouts.actors import Actor, ConstantActor
 from eyas.rollouts.collector import Collector
 from eyas.rollouts.images import MemoryImageStore
@@ -73,6 +73,8 @@ def play(
             played = sorted([*played, *again.episodes(lost)], key=lambda t: t.episode)
     for trajectory in played:
         trajectory.task = task.index
+    if on_episode:
+        on_episode(len(episodes))
     return Played(played, len(episodes) - len(played))
 
 
@@ -114,9 +116,7 @@ def best_constant_action(task: Task, images: MemoryImageStore, seed: int, **opti
     Where there are many actions, MOST_CONSTANTS of them are tried for a few episodes, and the best ones for more.
     `options` are those of `play`.
     """
-    actions = task.interface.constants()
-    if len(actions) > MOST_CONSTANTS:
-        actions = [actions[i] for i in np.linspace(0, len(actions) - 1, MOST_CONSTANTS).round().astype(int)]
+    actions = thinned(task.interface.constants(), MOST_CONSTANTS)
 
     def mean_return(action: Any, episodes: int) -> float:
         where = {"split": Split.VALIDATION, "keep_pictures_below": 0} | options

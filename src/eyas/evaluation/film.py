@@ -15,10 +15,10 @@ from PIL import Image
 from PIL.GifImagePlugin import getdata
 
 from eyas.errors import ConfigError, DatasetError, EyasError
-from eyas.evaluation.figures import action_name, outcome, thought
+from eyas.evaluation.figures import action_name, frame_hash, outcome, picture, thought
 from eyas.evaluation.film_frame import HEIGHT, WIDTH, Bar, Shot, draw
 from eyas.files import write_atomically
-from eyas.types import ImagePart, ImageStore, ParsedAction, Step, TextPart, Trajectory
+from eyas.types import ImageSource, ParsedAction, Step, TextPart, Trajectory
 
 FORMATS = ("webp", "gif", "mp4")
 _LONGEST_S = 60.0  # of a film whose pace is not given
@@ -39,14 +39,12 @@ def shots(trajectory: Trajectory, heading: str, name_of: Callable[[Any], str]) -
     for index, step in enumerate(trajectory.steps):
         reward = float(step.reward.terms.get("environment", 0.0))
         earned += reward
-        parts = [part for message in step.messages for part in message.parts]
-        hashes = [part.image_hash for part in parts if isinstance(part, ImagePart)]
         last = step.messages[-1].parts if step.messages else ()
         shot = Shot(
             heading=heading,
             step=trajectory.first_step + index + 1,
             num_steps=trajectory.num_steps,
-            image_hash=hashes[-1] if hashes else None,
+            image_hash=frame_hash(step),
             text="\n".join(part.text for part in last if isinstance(part, TextPart)),
             thought=_thought(step),
             action=action_name(step),
@@ -58,11 +56,6 @@ def shots(trajectory: Trajectory, heading: str, name_of: Callable[[Any], str]) -
         )
         shown.append(shot)
     return shown
-
-
-def thinned(shots: Sequence[Shot], most: int) -> list[Shot]:
-    """At most so many shots, at even distances, the first and the last among them."""
-    return [shots[i] for i in np.unique(np.linspace(0, len(shots) - 1, min(most, len(shots))).round().astype(int))]
 
 
 def _thought(step: Step) -> str:
@@ -93,7 +86,7 @@ def check_format(form: str) -> None:
 
 
 def write_film(
-    shots: Sequence[Shot], images: ImageStore, path: Path, form: str = "webp", seconds: float | None = None
+    shots: Sequence[Shot], images: ImageSource, path: Path, form: str = "webp", seconds: float | None = None
 ) -> None:
     """Writes a film in one of `FORMATS`, whole or not at all.
 
@@ -105,24 +98,17 @@ def write_film(
     write_atomically(path.absolute(), lambda file: _WRITERS[form](frames, durations, file))
 
 
-def gif_bytes(shots: Sequence[Shot], images: ImageStore) -> bytes:
+def gif_bytes(shots: Sequence[Shot], images: ImageSource) -> bytes:
     """A GIF, for those who take films as bytes."""
     buffer = io.BytesIO()
     _write_gif(_frames(shots, images), _durations(shots, None), buffer)
     return buffer.getvalue()
 
 
-def _frames(shots: Sequence[Shot], images: ImageStore) -> Frames:
+def _frames(shots: Sequence[Shot], images: ImageSource) -> Frames:
     if not shots:
         raise DatasetError("the episode has no steps to film: choose another one")
-    return (draw(shot, _picture(shot, images)) for shot in shots)
-
-
-def _picture(shot: Shot, images: ImageStore) -> np.ndarray | None:
-    try:
-        return None if shot.image_hash is None else images.get(shot.image_hash)
-    except EyasError:  # a film of what is there is better than none
-        return None
+    return (draw(shot, picture(shot.image_hash, images)) for shot in shots)
 
 
 def _durations(shots: Sequence[Shot], seconds: float | None) -> list[int]:

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 
-import numpy as np
-
-from eyas.evaluation.statistics import mean_or_none
+from eyas.evaluation.statistics import entropy_or_none, mean_or_none
 from eyas.evaluation.thoughts import (
     Divided,
     action_entropy,
@@ -18,7 +16,6 @@ from eyas.evaluation.thoughts import (
 )
 from eyas.rewards.recognition import recognised_share
 from eyas.types import (
-    ExecutedBy,
     FactRule,
     FinishReason,
     ImagePart,
@@ -73,18 +70,13 @@ def sampled_entropy(steps: Sequence[Step]) -> float | None:
         for c in (s.completion for s in steps)
         if c.sampling_logprobs is not None
     ]
-    sampled = np.concatenate(arrays) if arrays else np.zeros(0)
-    return float(-sampled.mean()) if len(sampled) else None
+    return entropy_or_none(arrays)
 
 
 def cut_share(steps: Sequence[Step]) -> float | None:
     """Share of the sampled completions that were cut at `max_new_tokens`."""
     sampled = [s.completion for s in steps if s.completion.token_ids is not None]
     return mean_or_none(c.finish_reason is FinishReason.LENGTH for c in sampled)
-
-
-def fallback_share(steps: Sequence[Step]) -> float | None:
-    return mean_or_none(s.executed_by is ExecutedBy.FALLBACK for s in steps)
 
 
 def stop_reasons(episodes: Sequence[Trajectory]) -> dict[str, int]:

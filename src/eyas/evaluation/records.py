@@ -79,17 +79,15 @@ class EvalReport:
                     f"the report has schema version {data['schema_version']}, this Eyas reads version {SCHEMA_VERSION}: "
                     "evaluate again"
                 )
-            data["rows"] = tuple(_row_from_plain(row) for row in data["rows"])
+            rows: list[Record] = [
+                {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in data["rows"]
+            ]
+            data["rows"] = tuple(EvalRow(**row) for row in rows)
             return cls(**{f.name: data[f.name] for f in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"this is no evaluation report ({type(error).__name__}: {error}): evaluate again"
             ) from error
-
-
-def _row_from_plain(row: Mapping[str, Any]) -> EvalRow:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-    return EvalRow(**values)
 
 
 def _to_plain(value: Any) -> Any:

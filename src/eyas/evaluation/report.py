@@ -13,15 +13,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from eyas.evaluation.figures import action_name, curves_svg, frame, outcome, panels, thought, write_trajectory_figure
-from eyas.evaluation.records import EvalReport, EvalRow, provenance, read_metrics
+from eyas.evaluation.figures import action_name, curves_svg, frame_hash, outcome, panels, picture, thought
+from eyas.evaluation.records import EvalReport, EvalRow, read_metrics
 from eyas.evaluation.statistics import Interval
 from eyas.files import write_atomically
 from eyas.rollouts.images import image_to_png
-from eyas.types import ImageStore, Step, Trajectory
+from eyas.types import ImageSource, Step, Trajectory
 
-__all__ = ["EvalReport", "EvalRow", "format_table", "provenance", "write_html_report", "write_trajectory_figure"]
-
+_PAGE = Path(__file__).with_name("report.html")
 _UNKNOWN = "–"
 _EPISODES_BUDGET_BYTES = 4_000_000  # the rest of the page stays far below 1 MB
 _MAX_STEPS_SHOWN = 60
@@ -83,14 +82,8 @@ def _episodes(by_decoding: Mapping[str, EvalRow]) -> str:
 
 def format_table(report: EvalReport) -> Table:
     """One line a policy. Two values in a cell are greedy/temperature 1; the interval stands below the success rate."""
-    caption = "a/b: greedy/T=1; below: 95 % interval"
-    table = Table(
-        title=escape(f"{report.env}, seed {report.seed}"),
-        box=box.SIMPLE_HEAD,
-        caption=caption,
-        pad_edge=False,
-        padding=0,
-    )
+    title, caption = escape(f"{report.env}, seed {report.seed}"), "a/b: greedy/T=1; below: 95 % interval"
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("policy", no_wrap=True)
     for name in ("n", "success %\ngreedy", "success %\nT=1", "strict %", "return", "parsed %", "facts %"):
         table.add_column(name, justify="right")
@@ -144,18 +137,10 @@ def _success_html(row: EvalRow | None) -> str:
     return _tag("td", f'<div class="rate">{cell}</div>{_whisker(row)}', "success")
 
 
-def _strict_html(row: EvalRow) -> str:
-    return _with_interval(_percent(row.strict_success_rate), _percent_interval(row.strict_success_interval))
-
-
-def _return_html(row: EvalRow) -> str:
-    return _with_interval(_number(row.return_mean), _number_interval(row.return_interval))
-
-
 def _results_row(policy: str, by_decoding: Mapping[str, EvalRow]) -> str:
     forms: tuple[Callable[[EvalRow], str], ...] = (
-        _strict_html,
-        _return_html,
+        lambda row: _with_interval(_percent(row.strict_success_rate), _percent_interval(row.strict_success_interval)),
+        lambda row: _with_interval(_number(row.return_mean), _number_interval(row.return_interval)),
         lambda row: _percent(row.parse_rate),
         lambda row: _percent(row.recognition_accuracy),
     )
@@ -166,7 +151,7 @@ def _results_row(policy: str, by_decoding: Mapping[str, EvalRow]) -> str:
 
 
 def _results(report: EvalReport) -> str:
-    heads = [
+    heads = (
         "policy",
         "episodes",
         "success, greedy",
@@ -175,7 +160,7 @@ def _results(report: EvalReport) -> str:
         "return",
         "parsed",
         "facts right",
-    ]
+    )
     head = _tag("tr", "".join(_tag("th", h) for h in heads))
     body = "".join(_results_row(policy, rows) for policy, rows in _group_by_policy(report.rows).items())
     note = (
@@ -209,34 +194,32 @@ def _starts_statement(rows: Sequence[EvalRow]) -> str:
 class _StepWriter:
     """Writes steps with their frames as data URIs until the file's budget is spent: first pictures go, then steps."""
 
-    def __init__(self, image_store: ImageStore | None) -> None:
+    def __init__(self, image_store: ImageSource | None) -> None:
         self._image_store = image_store
         self._left_bytes = _EPISODES_BUDGET_BYTES
 
     def write(self, index: int, step: Step) -> str | None:
         """The HTML of a step; None where there is no room for it."""
         full = "left out: the file is full"
-        for picture in (self._picture(step), _tag("div", full, "frame none")):
-            written = _step_html(index, step, picture)
+        for shown in (self._picture(step), _tag("div", full, "frame none")):
+            written = _step_html(index, step, shown)
             if (size := len(written.encode())) <= self._left_bytes:
                 self._left_bytes -= size
                 return written
         return None
 
     def _picture(self, step: Step) -> str:
-        picture = frame(step, self._image_store)
-        if picture is None:
+        seen = picture(frame_hash(step), self._image_store)
+        if seen is None:
             return _tag("div", "no picture", "frame none")
-        uri = base64.b64encode(image_to_png(_shrink(picture, 320), compress_level=9)).decode()
+        uri = base64.b64encode(image_to_png(_shrink(seen, 320), compress_level=9)).decode()
         return f'<img class="frame" alt="what the policy saw" src="data:image/png;base64,{uri}">'
 
 
 def _shrink(frame: np.ndarray, longest: int) -> np.ndarray:
-    scale = longest / max(frame.shape[:2])
-    if scale >= 1:
-        return frame
-    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+    smaller = Image.fromarray(frame)
+    smaller.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(smaller)
 
 
 def _reward_html(step: Step) -> str:
@@ -245,13 +228,13 @@ def _reward_html(step: Step) -> str:
     return _text(f"{step.reward.total:+.3g}") + detail
 
 
-def _step_html(index: int, step: Step, picture: str) -> str:
+def _step_html(index: int, step: Step, shown: str) -> str:
     by = _tag("span", _text(step.executed_by.value), f"by {step.executed_by.value}")
     action = f"<dt>action</dt><dd><b>{_text(action_name(step))}</b> {by}</dd>"
     items = f"{action}<dt>reward</dt><dd>{_reward_html(step)}</dd>"
     written = f"<details><summary>written text</summary><pre>{_text(step.completion.text)}</pre></details>"
     words = f'<p class="thought">{_text(thought(step))}</p><dl>{items}</dl>{written}'
-    return f'<li><span class="number">step {index}</span>{picture}{words}</li>'
+    return f'<li><span class="number">step {index}</span>{shown}{words}</li>'
 
 
 def _episode_html(trajectory: Trajectory, writer: _StepWriter) -> str:
@@ -307,90 +290,19 @@ def _warnings_html(records: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f'<p class="note warning">{_text(line)}</p>' for line in said)
 
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfb; --card: #ffffff; --ink: #1d2329; --soft: #66707a; --line: #e3e6e8;
-  --blue: #2a78d6; --green: #17804f; --red: #c43d2b; --amber: #a86207; --wash: #f2f4f5; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --card: #1c2024; --ink: #e6e9eb; --soft: #98a2ab; --line: #30363b;
-    --blue: #5b9dee; --green: #4cc38a; --red: #f0806f; --amber: #e3a94f; --wash: #24292e; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 74rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 1.75rem; letter-spacing: -0.02em; }
-h2 { margin: 2.75rem 0 0.9rem; font-size: 1.15rem; }
-h3 { margin: 0 0 0.8rem; font-size: 0.95rem; font-weight: 600; }
-.subtitle, .note { color: var(--soft); }
-.subtitle { margin: 0.2rem 0 0; }
-.note.warning { color: var(--amber); }
-.note { margin: 0.6rem 0 0; max-width: 60rem; font-size: 0.87rem; }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.6rem 0.9rem; text-align: right; vertical-align: top; white-space: nowrap; }
-th:first-child { text-align: left; }
-thead th { color: var(--soft); font-size: 0.8rem; font-weight: 500; }
-tbody tr { border-top: 1px solid var(--line); }
-tbody th { font-weight: 600; }
-.absent { color: var(--soft); }
-.interval { margin-left: 0.4em; color: var(--soft); font-size: 0.8em; }
-.whisker { display: block; width: 120px; height: 12px; margin: 0.15rem 0 0 auto; fill: var(--blue); }
-.whisker .axis { stroke: var(--line); stroke-width: 2; }
-.whisker .range { stroke: var(--blue); stroke-width: 2; opacity: 0.55; }
-figure { margin: 0; padding: 0.8rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
-figure svg { display: block; max-width: 100%; height: auto; font-family: inherit; }
-.episode { margin: 0 0 1.2rem; padding: 1rem 1.1rem 0.6rem; border: 1px solid var(--line); border-radius: 8px;
-  background: var(--card); }
-.badge, .by { padding: 0.05rem 0.5rem; border-radius: 99px; background: var(--wash); color: var(--soft); font-size: 0.78rem; }
-.badge.success { color: var(--green); } .badge.failure { color: var(--red); }
-.by.fallback { color: var(--amber); }
-.steps { display: flex; flex-wrap: wrap; gap: 1.1rem; margin: 0; padding: 0 0 0.6rem; list-style: none; }
-.steps li { flex: 0 0 12.5rem; width: 12.5rem; min-width: 0; }
-.number { color: var(--soft); font-size: 0.78rem; }
-.frame { display: block; width: 100%; aspect-ratio: 1; margin: 0.2rem 0 0.5rem; border: 1px solid var(--line);
-  border-radius: 5px; background: var(--wash); object-fit: contain; image-rendering: pixelated; }
-.frame.none { display: grid; place-items: center; color: var(--soft); font-size: 0.8rem; }
-.thought { margin: 0 0 0.5rem; font-size: 0.86rem; line-height: 1.4; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: auto 1fr; gap: 0.15rem 0.8rem; margin: 0; font-size: 0.86rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; } small { color: var(--soft); }
-details { margin: 0.5rem 0; color: var(--soft); font-size: 0.82rem; } summary { cursor: pointer; }
-pre { margin: 0.3rem 0; padding: 0.5rem; border-radius: 5px; background: var(--wash); color: var(--ink); font-size: 0.78rem;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="subtitle">$subtitle</p>
-$results
-$curves
-$episodes
-<h2>Provenance</h2>
-$provenance
-</body>
-</html>
-"""
-
-
 def write_html_report(
     run_dir: str | Path,
     report: EvalReport,
     output: str | Path,
     trajectories: Sequence[Trajectory] = (),
-    image_store: ImageStore | None = None,
+    image_store: ImageSource | None = None,
 ) -> None:
     """Writes one HTML file below 5 MB that needs no network and no script: results, curves, episodes, provenance."""
     writer = _StepWriter(image_store)
     episodes = "".join(_episode_html(trajectory, writer) for trajectory in trajectories)
-    page = Template(_PAGE).substitute(
+    page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=_text(report.env),
         subtitle=_text(f"run {Path(run_dir).name}, seed {report.seed}, {report.created}"),
-        style=_STYLE,
         results=_results(report),
         curves=_curves_html(Path(run_dir)),
         episodes=f"<h2>Episodes</h2>{episodes}" if episodes else "",

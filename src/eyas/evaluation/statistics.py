@@ -4,8 +4,9 @@ Where the data is too little to say anything, the interval is None: unknown, nev
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,17 @@ def mean_or_none(values: Iterable[float | bool]) -> float | None:
     """The mean; None, that is unknown, of nothing."""
     values = list(values)
     return float(np.mean(values)) if values else None
+
+
+def thinned(things: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, at even distances, the first and the last among them."""
+    return [things[i] for i in np.unique(np.linspace(0, len(things) - 1, min(most, len(things))).round().astype(int))]
+
+
+def entropy_or_none(logprobs: Sequence[np.ndarray]) -> float | None:
+    """Entropy in nats an element, estimated as the mean negative log-prob of what was sampled; None of nothing."""
+    sampled = np.concatenate(logprobs) if logprobs else np.zeros(0)
+    return float(-sampled.mean()) if len(sampled) else None
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval | None:
@@ -90,14 +102,6 @@ def _t_probability(angle: float, df: int) -> float:
         total += term
         term *= cosine**2 * ((2 * k + 2) / (2 * k + 3) if is_odd else (2 * k + 1) / (2 * k + 2))
     return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
-
-
-def mean_and_interval(
-    values: Sequence[float], interval: Callable[[Sequence[float]], Interval | None] = bootstrap_interval
-) -> tuple[float | None, Interval | None]:
-    """The mean (None for no values) with its interval: `bootstrap_interval` over episodes, `student_t_interval` over seeds."""
-    data = _finite(values)
-    return (float(data.mean()) if len(data) else None), interval(values)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eyas.evaluation.statistics import mean_or_none
+from eyas.evaluation.statistics import entropy_or_none, mean_or_none
 from eyas.seeding import generator
 from eyas.types import FactRule, ParsedAction, Step, Trajectory
 
@@ -29,8 +29,7 @@ def has_thought(step: Step) -> bool:
 
 
 def _thoughts(steps: Sequence[Step]) -> list[str]:
-    thoughts = [s.parse.thought for s in steps if isinstance(s.parse, ParsedAction) and s.parse.thought]
-    return _some(thoughts, COMPARED)
+    return _some([s.parse.thought for s in steps if has_thought(s)], COMPARED)  # type: ignore[union-attr]
 
 
 # ----------------------------------------------------------------------------------------------- diversity
@@ -111,8 +110,7 @@ def thought_entropy(divided: Divided) -> float | None:
         for s, token in divided
         if has_thought(s) and s.completion.sampling_logprobs is not None
     ]
-    sampled = np.concatenate(arrays) if arrays else np.zeros(0)
-    return float(-sampled.mean()) if len(sampled) else None
+    return entropy_or_none(arrays)
 
 
 def action_entropy(steps: Sequence[Step], divided: Divided = ()) -> float | None:

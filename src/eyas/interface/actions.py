@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium import spaces
 from eyas.errors import ConfigError
 from eyas.interface.codecs import (
     MAX_LISTED,
-    Codec,
+    ActionCodec,
     DiscreteCodec,
     ReadFailure,
     TextCodec,
@@ -24,48 +24,6 @@ from eyas.interface.vectors import BinsCodec, ChoicesCodec, NumbersCodec
 from eyas.types import FailureReason
 
 MAX_NAMED = 32  # most actions that an instruction lists by name
-
-
-class ActionCodec(Protocol):
-    """What a format needs to know of the actions. Write one of your own for a space that `codec_for` refuses."""
-
-    @property
-    def space(self) -> gym.Space: ...
-
-    @property
-    def actions(self) -> tuple[Any, ...] | None:
-        """Every action in order, where they are finite and at most MAX_LISTED."""
-        ...
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Their words, in the same order; () where `actions` is None."""
-        ...
-
-    def describe(self) -> str:
-        """One phrase for the instruction, where the names are not listed."""
-        ...
-
-    def write(self, action: Any) -> str:
-        """The words for an action. Raises ValueError for one outside the space."""
-        ...
-
-    def read(self, text: str, legal: Sequence[Any] | None = None) -> Any:
-        """The action that the text means; `legal` only decides between spellings. Raises ReadFailure."""
-        ...
-
-    def legal(self, info: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """What info["legal_actions"] or else info["action_mask"] leaves, in that order; None: every action.
-
-        Raises ValueError where they do not fit the space.
-        """
-        ...
-
-    def is_legal(self, action: Any, legal: Sequence[Any] | None) -> bool: ...
-
-    def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
-        """A uniformly random legal action. Raises ValueError where none is legal."""
-        ...
 
 
 def codec_for(
@@ -112,7 +70,7 @@ def _parts(space: spaces.Dict | spaces.Tuple) -> dict[Any, gym.Space]:
 # ----------------------------------------------------------------------------------------------- several parts
 
 
-class PartsCodec(Codec):
+class PartsCodec(ActionCodec):
     """Dict as "key: words; key: words", Tuple as "words; words"; inside them another one stands in braces, text in quotes."""
 
     space: spaces.Dict | spaces.Tuple
@@ -144,7 +102,7 @@ class PartsCodec(Codec):
         )
 
     def write(self, action: Any) -> str:
-        own = self._own(action)
+        own = self.own(action)
         return "; ".join(self.labels[k] + _wrapped(c, c.write(own[k])) for k, c in self.codecs.items())
 
     def read(self, text: str, legal: Sequence[Any] | None = None) -> Any:
@@ -171,16 +129,16 @@ class PartsCodec(Codec):
     def _joined(self, values: Any) -> Any:
         return dict(zip(self.codecs, values)) if isinstance(self.space, spaces.Dict) else tuple(values)
 
-    def _own(self, action: Any) -> Any:
+    def own(self, action: Any) -> Any:
         is_dict = isinstance(self.space, spaces.Dict)
         if not isinstance(action, Mapping if is_dict else Sequence) or len(action) != len(self.codecs):
             raise self._outside(action)
         if is_dict and set(action) != set(self.codecs):
             raise self._outside(action)
-        return self._joined([c._own(action[k]) for k, c in self.codecs.items()])
+        return self._joined([c.own(action[k]) for k, c in self.codecs.items()])
 
-    def _draw(self, rng: np.random.Generator) -> Any:
-        return self._joined([c._draw(rng) for c in self.codecs.values()])
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self._joined([c.draw(rng) for c in self.codecs.values()])
 
 
 def _is_wrapped(codec: Any) -> bool:
@@ -228,7 +186,7 @@ def _split(text: str) -> list[str]:
 _MARKS = {",": "commas", ";": "semicolons"}
 
 
-class SequenceCodec:
+class SequenceCodec(ActionCodec):
     """Up to `max_actions` actions of `codec` in one step: its actions are tuples of them, at least one.
 
     `legal` gives tuples of one action each: a later action meets another state, so the first alone is judged.
@@ -241,8 +199,8 @@ class SequenceCodec:
         self.codec, self.space, self.max_actions = codec, codec.space, max_actions
         self.mark = separator.strip() or separator
         self.joint = f"{separator} " if separator == self.mark else separator
-        if _may_write(codec, self.mark):
-            others = [s for s in (",", ";", " | ", " then ") if not _may_write(codec, s.strip())]
+        if codec.may_write(self.mark):
+            others = [s for s in (",", ";", " | ", " then ") if not codec.may_write(s.strip())]
             advice = f"choose another, such as {others[0]!r}" if others else "leave it at one action a step"
             raise ConfigError(f"the actions of {self.space} can hold the separator {separator!r}: {advice}")
 
@@ -250,10 +208,6 @@ class SequenceCodec:
     def actions(self) -> tuple[Any, ...] | None:
         listed = self.codec.actions
         return None if self.max_actions > 1 or listed is None else tuple((a,) for a in listed)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return () if self.actions is None else self.codec.names
 
     def describe(self) -> str:
         names = self.codec.names
@@ -264,9 +218,7 @@ class SequenceCodec:
         return f"1 to {self.max_actions} actions, separated by {_MARKS.get(self.mark, repr(self.joint))}{each}"
 
     def write(self, action: Any) -> str:
-        if not isinstance(action, tuple) or not 0 < len(action) <= self.max_actions:
-            raise ValueError(f"{action!r} is no tuple of 1 to {self.max_actions} actions of {self.space}")
-        return self.joint.join(self.codec.write(a) for a in action)
+        return self.joint.join(self.codec.write(a) for a in self.own(action))
 
     def read(self, text: str, legal: Sequence[Any] | None = None) -> tuple[Any, ...]:
         pieces = text.split(self.mark)
@@ -287,11 +239,10 @@ class SequenceCodec:
         """Whether a later action may be played, by the info that the actions before it led to."""
         return self.codec.is_legal(move, self.codec.legal(info))
 
-    def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> tuple[Any, ...]:
-        return (self.codec.sample(rng, None if legal is None else [first for first, *_ in legal]),)
+    def own(self, action: Any) -> tuple[Any, ...]:
+        if not isinstance(action, tuple) or not 0 < len(action) <= self.max_actions:
+            raise ValueError(f"{action!r} is no tuple of 1 to {self.max_actions} actions of {self.space}")
+        return tuple(self.codec.own(a) for a in action)
 
-
-def _may_write(codec: Any, mark: str) -> bool:
-    """Whether the words of some action can hold the mark: a foreign codec is believed where it lists its words."""
-    own = getattr(codec, "may_write", None)
-    return own(mark) if own else not codec.names or any(mark in n for n in codec.names)
+    def draw(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        return (self.codec.draw(rng),)

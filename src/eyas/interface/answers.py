@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from gymnasium import spaces
 
@@ -16,58 +16,21 @@ from eyas.types import (
     Completion,
     FailureReason,
     FinishReason,
+    ParsedAction,
     ParseFailure,
     ParseResult,
     StopRule,
 )
 
 
-class Format(Protocol):
+@dataclass(frozen=True)
+class Format(ABC):
     """How an answer is asked for, written and read."""
 
-    @property
-    def codec(self) -> ActionCodec: ...
-
-    @property
-    def fact_keys(self) -> tuple[str, ...]:
-        """The facts that the model is asked to write down before its thought."""
-        ...
-
-    @property
-    def thoughts(self) -> bool:
-        """Whether the model thinks before it acts."""
-        ...
-
-    @property
-    def stop(self) -> StopRule | None:
-        """When the text is complete; None: the end token alone says so."""
-        ...
-
-    def instruction(self) -> str: ...
-
-    def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
-        """The completion that a demonstrator would have written. Raises KeyError where `facts` lack a fact key."""
-        ...
-
-    def parse(self, completion: Completion, legal: Sequence[Any] | None = None) -> ParseResult:
-        """The action in the environment's space, or why there is none."""
-        ...
-
-    def choice(self, legal: Sequence[Any] | None, is_per_token: bool = False) -> ActionChoice:
-        """How to end a completion by scoring every legal action. Raises ConfigError where none can be listed."""
-        ...
-
-
-# ----------------------------------------------------------------------------------------------- what formats share
-
-
-@dataclass(frozen=True)
-class TextFormat(ABC):
-    """What the formats share: reading the words, naming failures, and the choice among actions."""
-
     codec: ActionCodec
-    fact_keys: tuple[str, ...] = ()
-    thoughts: bool = True
+    fact_keys: tuple[str, ...] = ()  # the facts that the model is asked to write down before its thought
+    thoughts: bool = True  # whether the model thinks before it acts
+    stop: StopRule | None = field(default=None, repr=False)  # when the text is complete; None: at the end token alone
 
     head: ClassVar[StopRule | None] = None  # what is sampled before the words of the action can be scored
 
@@ -75,11 +38,20 @@ class TextFormat(ABC):
     def instruction(self) -> str: ...
 
     @abstractmethod
-    def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str: ...
+    def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
+        """The completion that a demonstrator would have written. Raises KeyError where `facts` lack a fact key."""
 
     @abstractmethod
-    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
-        """The actions that can follow the head, each with the text that completes it; in the order of `legal`."""
+    def parse(self, completion: Completion, legal: Sequence[Any] | None = None) -> ParseResult:
+        """The action in the environment's space, or why there is none."""
+
+    def _begun(self, head: str) -> str | None:
+        """What of the ending below a head with thoughts already holds; None where no action can follow it."""
+        return head
+
+    def _ending(self, action: Any) -> str:
+        """What completes a head with thoughts by the action."""
+        return self.write(action, {}, "")
 
     def choice(self, legal: Sequence[Any] | None, is_per_token: bool = False) -> ActionChoice:
         """How to end a completion by scoring every legal action. Raises ConfigError where none can be listed."""
@@ -92,11 +64,16 @@ class TextFormat(ABC):
                 f"the actions of {self.codec.space} cannot be listed, so none can be scored: take action_mode "
                 f'"text", or {other}'
             )
-        continuations = partial(_texts_after, self, legal)
-        return ActionChoice(continuations, self.head if self.thoughts else None, is_per_token)
+        return ActionChoice(partial(_texts_after, self, legal), self.head if self.thoughts else None, is_per_token)
 
-    def _candidates(self, legal: Sequence[Any] | None) -> Sequence[Any]:
-        return legal if legal is not None else self.codec.actions or ()
+    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
+        """The actions whose words can follow the head, each with the text that completes it; in the order of `legal`."""
+        begun = self._begun(head) if self.thoughts else head
+        if begun is None:
+            return []
+        candidates = legal if legal is not None else self.codec.actions or ()
+        endings = [(a, self._ending(a) if self.thoughts else self.write(a, {}, "")) for a in candidates]
+        return [(a, rest) for a, text in endings if (rest := _rest_of(text, begun)) is not None]
 
     def _is_listed(self) -> bool:
         return 0 < len(self.codec.names) <= MAX_NAMED
@@ -106,8 +83,15 @@ class TextFormat(ABC):
         is_clear = self._is_listed() and not any("," in n for n in self.codec.names)
         return in_words(self.codec.names) if is_clear else self.codec.describe()
 
-    def _read(self, readings: Sequence[str], legal: Sequence[Any] | None, start: int) -> Any:
-        """The action that the first text with a meaning means, or the ParseFailure."""
+    def _read(
+        self,
+        readings: Sequence[str],
+        legal: Sequence[Any] | None,
+        start: int,
+        thought: str = "",
+        facts: Mapping[str, str] = {},
+    ) -> ParseResult:
+        """The action that the first text with a meaning means, or why there is none."""
         failure = ParseFailure(FailureReason.UNKNOWN_ACTION, "", start)
         for text in readings:
             try:
@@ -117,24 +101,22 @@ class TextFormat(ABC):
                 if error.reason is not FailureReason.UNKNOWN_ACTION:
                     return failure
             else:
+                name = self.codec.write(action)
                 if self.codec.is_legal(action, legal):
-                    return action
-                return ParseFailure(FailureReason.ILLEGAL_ACTION, shortened(self.codec.write(action)), start)
+                    return ParsedAction(action, name, thought, facts, start)
+                return ParseFailure(FailureReason.ILLEGAL_ACTION, shortened(name), start)
         return failure
 
 
-def _texts_after(form: TextFormat, legal: Sequence[Any] | None, head: str) -> list[str]:
+def _texts_after(form: Format, legal: Sequence[Any] | None, head: str) -> list[str]:
     return [text for _, text in form.actions_after(head, legal)]
 
 
-def failure_without_action(completion: Completion, start: int = -1) -> ParseFailure:
-    """Why a completion names no action at all; `start` is where its action span begins, negative where it has none."""
-    text = completion.text
-    reason = FailureReason.NO_ACTION_KEY
+def failure_without_action(text: str, was_cut: bool, start: int = -1) -> ParseFailure:
+    """Why a text names no action at all; `start` is where its action span begins, negative where it has none."""
+    reason = FailureReason.CUT_OFF if was_cut else FailureReason.NO_ACTION_KEY
     if not text.strip():
         reason = FailureReason.EMPTY
-    elif is_cut(completion):
-        reason = FailureReason.CUT_OFF
     return ParseFailure(reason, shortened(text), len(text) if start < 0 else start)
 
 
@@ -142,7 +124,7 @@ def is_cut(completion: Completion) -> bool:
     return completion.finish_reason is FinishReason.LENGTH
 
 
-def rest_of(full: str, begun: str) -> str | None:
+def _rest_of(full: str, begun: str) -> str | None:
     """What completes `begun` to `full`, where spaces before them do not count; None where it begins otherwise."""
     for whole, part in ((full, begun), (full.lstrip(), begun.lstrip())):
         if whole.startswith(part):

@@ -1,7 +1,8 @@
 """The codecs of single spaces: words for one choice and for text."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,7 @@ def unsupported(space: gym.Space, why: str) -> UnsupportedSpace:
     return UnsupportedSpace(
         f"the action space {space} {why}: wrap the environment (gymnasium.wrappers.RescaleAction for bounds, "
         "gymnasium.wrappers.TransformAction for another space), give `action_names` where its actions can be counted, "
-        "or give the format a codec of your own with the methods of eyas.interface.actions.ActionCodec"
+        "or give the format a codec of your own, a subclass of eyas.interface.ActionCodec"
     )
 
 
@@ -104,30 +105,53 @@ def _mentions(words: Sequence[str]) -> re.Pattern[str]:
 # ----------------------------------------------------------------------------------------------- codecs
 
 
-class Codec:
-    """What the codecs share. `_own` turns an action into the space's own form, `_draw` samples among all."""
+class ActionCodec(ABC):
+    """The words for the actions of a space. Write one of your own for a space that `codec_for` refuses."""
 
     space: gym.Space
-    _own: Callable[[Any], Any]
-    _draw: Callable[[np.random.Generator], Any]
-    write: Callable[[Any], str]
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One phrase for the instruction, where the names are not listed."""
+
+    @abstractmethod
+    def write(self, action: Any) -> str:
+        """The words for an action. Raises ValueError for one outside the space."""
+
+    @abstractmethod
+    def read(self, text: str, legal: Sequence[Any] | None = None) -> Any:
+        """The action that the text means; `legal` only decides between spellings. Raises ReadFailure."""
+
+    @abstractmethod
+    def own(self, action: Any) -> Any:
+        """The action in the space's own type. Raises ValueError for one outside the space."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A uniformly random action of all."""
 
     @property
     def actions(self) -> tuple[Any, ...] | None:
+        """Every action in order, where they are finite and at most MAX_LISTED."""
         return None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._names
-
     @cached_property
-    def _names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
+        """Their words, in the same order; () where `actions` is None."""
         return tuple(self.write(a) for a in self.actions or ())
 
+    def may_write(self, mark: str) -> bool:
+        """Whether the words of some action can hold the mark."""
+        return not self.names or any(mark in n for n in self.names)
+
     def legal(self, info: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """What info["legal_actions"] or else info["action_mask"] leaves, in that order; None: every action.
+
+        Raises ValueError where they do not fit the space.
+        """
         given, mask = info.get("legal_actions"), info.get("action_mask")
         if given is not None:
-            return tuple(self._own(a) for a in given)
+            return tuple(self.own(a) for a in given)
         return None if mask is None else self._unmasked(mask)
 
     def _unmasked(self, mask: Any) -> tuple[Any, ...] | None:
@@ -153,11 +177,12 @@ class Codec:
         return {}
 
     def sample(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
+        """A uniformly random legal action. Raises ValueError where none is legal."""
         if legal is None:
-            return self._draw(rng)
+            return self.draw(rng)
         if not len(legal):
             raise ValueError(f"the environment left no legal action of {self.space}")
-        return self._own(legal[int(rng.choice(len(legal)))])
+        return self.own(legal[int(rng.choice(len(legal)))])
 
     def _outside(self, action: Any) -> ValueError:
         return ValueError(f"{action!r} is no action of {self.space}")
@@ -174,7 +199,7 @@ def _key(action: Any) -> Hashable:
     return type(action), action
 
 
-class DiscreteCodec(Codec):
+class DiscreteCodec(ActionCodec):
     """One word an action. Numbers count from 0 wherever the space starts; actions are ints."""
 
     def __init__(self, space: spaces.Discrete[Any], names: Sequence[str] | None = None):
@@ -194,7 +219,7 @@ class DiscreteCodec(Codec):
         return self.vocabulary.may_write(mark)
 
     def write(self, action: Any) -> str:
-        return self.vocabulary.word(self._own(action) - self.start)
+        return self.vocabulary.word(self.own(action) - self.start)
 
     def read(self, text: str, legal: Sequence[Any] | None = None) -> int:
         return self.start + self.vocabulary.index(text)
@@ -202,7 +227,7 @@ class DiscreteCodec(Codec):
     def is_legal(self, action: Any, legal: Sequence[Any] | None) -> bool:
         return legal is None or action in legal
 
-    def _own(self, action: Any) -> int:
+    def own(self, action: Any) -> int:
         if not self.space.contains(action):
             raise self._outside(action)
         return int(action)
@@ -210,7 +235,7 @@ class DiscreteCodec(Codec):
     def _unmasked(self, mask: Any) -> tuple[int, ...]:
         return tuple(self.start + i for i in ones(mask, self.size, self.space))
 
-    def _draw(self, rng: np.random.Generator) -> int:
+    def draw(self, rng: np.random.Generator) -> int:
         return self.start + int(rng.choice(self.size))
 
 
@@ -221,7 +246,7 @@ def ones(mask: Any, size: int, space: gym.Space) -> list[int]:
     return [int(i) for i in np.flatnonzero(array == 1)]
 
 
-class TextCodec(Codec):
+class TextCodec(ActionCodec):
     """The text itself, without the spaces around it."""
 
     space: spaces.Text
@@ -234,7 +259,7 @@ class TextCodec(Codec):
         return f"a text of {self.space.min_length} to {self.space.max_length} characters{few}"
 
     def write(self, action: Any) -> str:
-        return self._own(action)
+        return self.own(action)
 
     def read(self, text: str, legal: Sequence[Any] | None = None) -> str:
         text = text.strip()
@@ -251,12 +276,12 @@ class TextCodec(Codec):
     def may_write(self, mark: str) -> bool:
         return True
 
-    def _own(self, action: Any) -> str:
+    def own(self, action: Any) -> str:
         if not isinstance(action, str) or not self.space.contains(action):
             raise self._outside(action)
         return str(action)
 
-    def _draw(self, rng: np.random.Generator) -> str:
+    def draw(self, rng: np.random.Generator) -> str:
         characters = sorted(self.space.character_set)  # a set's own order changes from one process to the next
         printable = [c for c in characters if c.isprintable() and not c.isspace()] or characters
         least = max(self.space.min_length, min(1, self.space.max_length))

@@ -7,21 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from eyas.errors import ConfigError
-from eyas.interface.answers import (
-    Format,
-    TextFormat,
-    failure_without_action,
-    is_cut,
-    rest_of,
-    shortened,
-)
+from eyas.interface.answers import Format, failure_without_action, is_cut, shortened
 from eyas.interface.tags import (
     ThinkFormat,
     ThinkObservationFormat,
     ThinkObservationPredictionFormat,
     ThinkPredictionFormat,
 )
-from eyas.types import Completion, FailureReason, ParsedAction, ParseFailure, ParseResult, StopRule
+from eyas.types import Completion, FailureReason, ParseFailure, ParseResult, StopRule
 
 __all__ = [
     "FORMATS",
@@ -29,7 +22,6 @@ __all__ = [
     "Format",
     "JsonFormat",
     "PlainFormat",
-    "TextFormat",
     "ThinkFormat",
     "is_complete_json",
     "register_format",
@@ -70,14 +62,14 @@ JSON_HEAD = StopRule(":}", _has_action_key)  # a closed object without an action
 
 
 @dataclass(frozen=True)
-class JsonFormat(TextFormat):
+class JsonFormat(Format):
     """RL4VLM's answer: a JSON object with the facts read from the picture, thoughts, then the action.
 
     Without thoughts the object holds the action alone. Parse rule of the original: what stands after `"action":`
     names exactly one action. Here the quoted value is matched first, so that "10" is never read as "1".
     """
 
-    stop: StopRule = field(default=JSON_STOP, repr=False)
+    stop: StopRule | None = field(default=JSON_STOP, repr=False)
     head: ClassVar[StopRule | None] = JSON_HEAD
 
     def __post_init__(self) -> None:
@@ -96,7 +88,6 @@ class JsonFormat(TextFormat):
         return f'Answer in JSON: {{{facts}"thoughts": "...", "action": {actions}}}{remark}'
 
     def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
-        """The completion that a demonstrator would have written."""
         answer: dict[str, str] = {}
         if self.thoughts:
             answer = {k: facts[k] for k in self.fact_keys} | {"thoughts": thought}
@@ -107,16 +98,12 @@ class JsonFormat(TextFormat):
         text = completion.text
         keys = list(_ACTION_KEY.finditer(text))
         if not keys:
-            return failure_without_action(completion)
+            return failure_without_action(text, is_cut(completion))
         start, tail = keys[-1].start(), text[keys[-1].end() :]
         readings = self._readings(tail, is_cut(completion))
         if not readings:
             return ParseFailure(FailureReason.CUT_OFF, shortened(tail), start)
-        action = self._read(readings, legal, start)
-        if isinstance(action, ParseFailure):
-            return action
-        before = text[:start]
-        return ParsedAction(action, self.codec.write(action), _json_thought(before), self._facts(before), start)
+        return self._read(readings, legal, start, _json_thought(text[:start]), self._facts(text[:start]))
 
     def _readings(self, tail: str, was_cut: bool) -> list[str]:
         """What the text after the key may mean, the likeliest first; nothing where it was cut before it was whole."""
@@ -132,16 +119,12 @@ class JsonFormat(TextFormat):
             return [bare]
         return [value[2], tail] if value and is_name else [tail]
 
-    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
-        """The actions whose words can follow the head, each with the text that completes the object."""
-        if not self.thoughts:
-            written = [(a, rest_of(self.write(a, {}, ""), head)) for a in self._candidates(legal)]
-        else:
-            key = next(reversed(list(_ACTION_KEY.finditer(head))), None)
-            begun = head[key.end() :] if key else None
-            words = [(a, f" {_quoted(self.codec.write(a))}}}") for a in self._candidates(legal)]
-            written = [(a, None if begun is None else rest_of(text, begun)) for a, text in words]
-        return [(a, text) for a, text in written if text is not None]
+    def _begun(self, head: str) -> str | None:
+        keys = list(_ACTION_KEY.finditer(head))
+        return head[keys[-1].end() :] if keys else None
+
+    def _ending(self, action: Any) -> str:
+        return f" {_quoted(self.codec.write(action))}}}"
 
     def _facts(self, head: str) -> dict[str, str]:
         facts = {}
@@ -173,10 +156,8 @@ def _unescape(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class PlainFormat(TextFormat):
+class PlainFormat(Format):
     """The words of the action and nothing else, on the first line. Facts and thoughts are never asked for."""
-
-    stop: StopRule | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fact_keys", ())
@@ -197,18 +178,8 @@ class PlainFormat(TextFormat):
         line, end, _ = text.partition("\n")
         start = completion.text.find(line)
         if not line or (is_cut(completion) and not end):
-            return failure_without_action(completion, start if line else -1)
-        action = self._read([line], legal, start)
-        return (
-            action
-            if isinstance(action, ParseFailure)
-            else ParsedAction(action, self.codec.write(action), "", {}, start)
-        )
-
-    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
-        """The actions whose words begin like the head, each with what is left of them."""
-        written = [(a, rest_of(self.codec.write(a), head)) for a in self._candidates(legal)]
-        return [(a, text) for a, text in written if text is not None]
+            return failure_without_action(completion.text, is_cut(completion), start if line else -1)
+        return self._read([line], legal, start)
 
 
 # ----------------------------------------------------------------------------------------------- by name

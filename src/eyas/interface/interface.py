@@ -15,6 +15,7 @@ from eyas.interface.actions import MAX_NAMED, ActionCodec, SequenceCodec, codec_
 from eyas.interface.formats import FORMATS, Format
 from eyas.interface.history import History, Moment, NoHistory, PastStep, Shown
 from eyas.interface.observations import Observer, observer_for
+from eyas.interface.pictures import checked_picture
 from eyas.types import (
     Completion,
     ExpertMove,
@@ -79,7 +80,7 @@ class Interface:
         if format not in FORMATS:
             raise ConfigError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
         description = _description(env, text)
-        names = action_names or description.action_names or naming.action_names(env)
+        names = action_names or naming.action_names(env)
         codec: ActionCodec = codec_for(env.action_space, names, bins=bins, precision=precision)
         if max_actions > 1:
             codec = SequenceCodec(codec, max_actions, separator)
@@ -119,7 +120,7 @@ class Interface:
             if isinstance(piece, str):
                 words.append(piece)
             else:
-                pictures.append(ImagePart(images.put(_checked_picture(piece))))
+                pictures.append(ImagePart(images.put(checked_picture(piece, "observer"))))
         if info.get("observation_text"):
             words.append(str(info["observation_text"]))
         return Shown(tuple(pictures), tuple(words))
@@ -187,9 +188,8 @@ class Interface:
 
         Where it says nothing: all of them where they are few, else None, which means all of them too.
         """
-        legal, actions = self.codec.legal(info), self.codec.actions
-        is_short = actions is not None and len(actions) <= MAX_NAMED
-        return actions if legal is None and is_short else legal
+        legal = self.codec.legal(info)
+        return self.codec.actions if legal is None and len(self.codec.names) <= MAX_NAMED else legal
 
     def random_action(self, rng: np.random.Generator, legal: Sequence[Any] | None) -> Any:
         return self.codec.sample(rng, legal)
@@ -226,11 +226,3 @@ def _description(env: gym.Env, text: str | None) -> TaskDescription:
     if not isinstance(description, TaskDescription):
         description = TaskDescription(text or naming.task_text(env))
     return description if text is None else replace(description, text=text)
-
-
-def _checked_picture(picture: Any) -> np.ndarray:
-    is_array = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.size > 0
-    if not is_array or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        described = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(f"the observer gave {described} as a picture; needed is uint8 (height, width, 3)")
-    return picture

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 
 from eyas.errors import ConfigError, UnsupportedSpace
-from eyas.interface.pictures import checked_frame, scaled
-from eyas.interface.space_parts import Kind, Leaf, Part, Piece, described_space, named_part, part_of, place_of
+from eyas.interface.pictures import checked_picture, scaled
+from eyas.interface.space_parts import Kind, Leaf, Part, described_space, named_part, part_of, place_of
 
 SHOWS = ("auto", "image", "text", "both")
 IMAGE_SOURCES = ("auto", "observation", "render")
@@ -45,7 +45,8 @@ class SpaceObserver:
     ) -> tuple[str | np.ndarray, ...]:
         """Raises ValueError where the environment gave what its space does not hold, or no frame."""
         pieces = list(self.root.read(observation, "", self.kinds))
-        pictures = [checked_frame(frame)] if self.renders else _values(pieces, Kind.PICTURE)
+        pictures = [checked_picture(frame, "environment")] if self.renders else []
+        pictures += [p.value for p in pieces if p.kind is Kind.PICTURE]
         said = [p for p in pieces if p.kind is Kind.LANGUAGE] + [p for p in pieces if p.kind is Kind.NUMBERS]
         words = "; ".join(f"{p.label}: {p.value}" if p.label and self.is_labelled else p.value for p in said)
         shown = tuple(scaled(picture, self.image_size) for picture in pictures)
@@ -73,8 +74,8 @@ def observer_for(
     """
     _check_options(show, image_source, image_size, precision)
     space = env.observation_space
-    root = named_part(part_of(space, precision), names, space)
-    leaves = list(root.leaves(""))
+    root = named_part(part_of(space, precision), names)
+    leaves = list(root.leaves())
     source = None if show == "text" else _image_source(env, leaves, show, image_source)
     kinds = _shown_kinds(show, source, leaves)
     shown = [leaf for leaf in leaves if leaf.kind in kinds]
@@ -88,10 +89,9 @@ def observer_for(
 
 
 def _check_options(show: str, image_source: str, image_size: int | None, precision: int) -> None:
-    if show not in SHOWS:
-        raise ConfigError(f"unknown show {show!r}: choose from {', '.join(SHOWS)}")
-    if image_source not in IMAGE_SOURCES:
-        raise ConfigError(f"unknown image_source {image_source!r}: choose from {', '.join(IMAGE_SOURCES)}")
+    for name, option, known in (("show", show, SHOWS), ("image_source", image_source, IMAGE_SOURCES)):
+        if option not in known:
+            raise ConfigError(f"unknown {name} {option!r}: choose from {', '.join(known)}")
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise ConfigError(f"image_size is {image_size!r}: give the pixels of the longer side, such as 224")
     if isinstance(precision, bool) or not isinstance(precision, int) or precision < 0:
@@ -152,7 +152,3 @@ def _check_something_is_shown(
         raise UnsupportedSpace(
             f'the observation {described_space(space)} has nothing to put into words: use show="image", {_OWN_OBSERVER}'
         )
-
-
-def _values(pieces: Sequence[Piece], kind: Kind) -> list[Any]:
-    return [piece.value for piece in pieces if piece.kind is kind]

@@ -12,8 +12,6 @@ MIN_PICTURE_SIDE = 16  # a smaller array is an encoding (MiniGrid's is 7x7x3), n
 MAX_PICTURE_SIDE = 1024
 MAX_STACKED_PICTURES = 16
 
-_COLOUR_CHANNELS = (1, 3, 4)
-
 
 @dataclass(frozen=True, slots=True)
 class PictureReader:
@@ -55,7 +53,7 @@ def picture_reader(space: spaces.Box) -> PictureReader | None:
     least `MIN_PICTURE_SIDE`; or a stack of up to `MAX_STACKED_PICTURES` of them along a new first axis. (4, H, W) is a
     stack of four grey pictures, as Atari's usual wrappers make it.
     """
-    layout = _layout(space.shape)
+    layout = next((found for is_stack in (False, True) if (found := _layout(space.shape, is_stack))), None)
     if layout is None or (space.dtype != np.uint8 and space.dtype.kind != "f"):
         return None
     channel_axis, is_stack = layout
@@ -68,14 +66,13 @@ def picture_reader(space: spaces.Box) -> PictureReader | None:
     return PictureReader(space.shape, str(space.dtype), channel_axis, is_stack, None if is_exact else levels)
 
 
-def checked_frame(frame: Any) -> np.ndarray:
-    """The rendering, where it is a picture. Raises ValueError where it is not."""
-    if frame is None:
+def checked_picture(picture: Any, giver: str) -> np.ndarray:
+    """What the environment's render(), or an observer, gave as a picture. Raises ValueError where it is none."""
+    if picture is None and giver == "environment":
         raise ValueError('render() returned None: make the environment with render_mode="rgb_array"')
-    is_picture = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.size > 0
-    if not is_picture or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise ValueError(f"the environment gave {described(frame)} as its picture; needed is uint8 (height, width, 3)")
-    return frame
+    if isinstance(picture, np.ndarray) and picture.shape[2:] == (3,) and picture.size and picture.dtype == np.uint8:
+        return picture
+    raise ValueError(f"the {giver} gave {described(picture)} as its picture; needed is uint8 (height, width, 3)")
 
 
 def scaled(picture: np.ndarray, longer_side: int | None) -> np.ndarray:
@@ -101,27 +98,21 @@ def described(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _layout(shape: tuple[int, ...]) -> tuple[int | None, bool] | None:
-    """(channel axis of one picture, whether there is a stack of them); None where the shape is no picture's."""
-    single = _single_layout(shape)
-    if single is not None:
-        return single[0], False
-    if 3 <= len(shape) <= 4 and 1 <= shape[0] <= MAX_STACKED_PICTURES:
-        stacked = _single_layout(shape[1:])
-        if stacked is not None:
-            return stacked[0], True
-    return None
-
-
-def _single_layout(shape: tuple[int, ...]) -> tuple[int | None] | None:
-    if len(shape) == 2 and min(shape) >= MIN_PICTURE_SIDE:
-        return (None,)
-    if len(shape) != 3:
+def _layout(shape: tuple[int, ...], is_stack: bool) -> tuple[int | None, bool] | None:
+    """(channel axis of one picture, whether there is a stack of them); None where the shape is no such picture's."""
+    if is_stack and (not shape or not 1 <= shape[0] <= MAX_STACKED_PICTURES):
         return None
-    if shape[2] in _COLOUR_CHANNELS:
-        return (2,) if min(shape[:2]) >= MIN_PICTURE_SIDE else None
-    # Four channels first would be transparency, which nobody gives so; four stacked grey pictures are common.
-    return (0,) if shape[0] in (1, 3) and min(shape[1:]) >= MIN_PICTURE_SIDE else None
+    match shape[is_stack:]:
+        case (height, width):
+            channel_axis = None
+        case (height, width, channels) if channels in (1, 3, 4):
+            channel_axis = 2
+        # Four channels first would be transparency, which nobody gives so; four stacked grey pictures are common.
+        case (1 | 3, height, width):
+            channel_axis = 0
+        case _:
+            return None
+    return (channel_axis, is_stack) if min(height, width) >= MIN_PICTURE_SIDE else None
 
 
 def _to_bytes(picture: np.ndarray, levels: tuple[float, float], place: str) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -45,45 +45,133 @@ class Leaf:
     reason: str = ""  # why it is unsayable
 
 
-class Part(Protocol):
+@dataclass(frozen=True)
+class Part:
     """How one space, or a space within a space, is read."""
 
-    def leaves(self, label: str) -> Iterator[Leaf]: ...
+    space: spaces.Space
+    kind: Kind | None  # None: it is a space of spaces
+    parts: tuple[tuple[Any, "Part"], ...] = ()  # those within it, by key or index; of a Sequence the only one
+    reader: PictureReader | None = None
+    precision: int = 2  # decimals of a number that is not whole
+    names: tuple[str, ...] | None = None  # one for each of its numbers
+    reason: str = ""  # why it is unsayable
 
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]: ...
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it is always read as one piece of numbers: a Tuple or Sequence of numbers alone is one list."""
+        if isinstance(self.space, spaces.Tuple | spaces.Sequence):
+            return all(part.is_numeric for _, part in self.parts)
+        return self.kind is Kind.NUMBERS
+
+    def leaves(self, label: str = "") -> Iterator[Leaf]:
+        is_always_there = not isinstance(self.space, spaces.Sequence | spaces.OneOf)
+        if self.is_numeric or self.kind is not None:
+            yield Leaf(self.kind or Kind.NUMBERS, label, is_always_there, self.reason)
+            return
+        for key, part in self.parts:
+            for leaf in part.leaves(_joined(label, key)):
+                yield leaf if is_always_there else replace(leaf, is_always_there=False)
+
+    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
+        """What of these kinds an observation holds. Raises ValueError for one that the space does not hold."""
+        if self.kind is not None:
+            if self.kind in kinds:
+                yield from (Piece(self.kind, label, value) for value in self._values(observation, label))
+            return
+        items = self._items(observation, label)
+        pieces = [piece for key, part, item in items for piece in part.read(item, _joined(label, key), kinds)]
+        if not self.is_numeric:
+            yield from pieces
+        elif Kind.NUMBERS in kinds:
+            yield Piece(Kind.NUMBERS, label, _listed([piece.value for piece in pieces], self.names))
+        if not items and isinstance(self.space, spaces.Sequence) and not self.is_numeric:
+            said = {leaf.kind for leaf in self.leaves()} & kinds - {Kind.PICTURE}
+            yield from (Piece(kind, label, "[]") for kind in sorted(said)[:1])
+
+    def _values(self, observation: Any, label: str) -> Sequence[Any]:
+        """What a space that holds no other says."""
+        if self.reader is not None:
+            return self.reader.read(observation, f" {label!r}" if label else "")
+        if self.kind is Kind.NUMBERS:
+            return (self._numbers(observation, label),)
+        if not isinstance(observation, str):
+            raise _broken(observation, label, "a text (str)")
+        return (str(observation),)
+
+    def _numbers(self, observation: Any, label: str) -> str:
+        shape, is_whole = tuple(self.space.shape or ()), np.dtype(self.space.dtype).kind in "biu"
+        kind = "whole numbers" if is_whole else "numbers"
+        needed = f"{kind} of shape {shape}" if shape else kind.removesuffix("s")
+        try:
+            array = np.asarray(observation)
+        except Exception as error:  # whatever the object's own conversion raises
+            raise _broken(observation, label, needed) from error
+        if array.shape != shape or array.dtype.kind not in ("biu" if is_whole else "biuf"):
+            given = observation if isinstance(observation, str) or not array.shape else array
+            raise _broken(given, label, needed)
+        numbers = [str(int(n)) if is_whole else _rounded(float(n), self.precision) for n in array.flat]
+        return _listed(numbers, self.names) if self.names else _rows(numbers, shape)
+
+    def _items(self, observation: Any, label: str) -> list[tuple[Any, "Part", Any]]:
+        """What an observation of a space of spaces consists of: each item with its key, and how it is read."""
+        is_sequence = isinstance(observation, tuple | list)
+        match self.space:
+            case spaces.Dict():
+                keys = [key for key, _ in self.parts]
+                if not isinstance(observation, Mapping):
+                    raise _broken(observation, label, f"a dict of {keys}")
+                missing = [key for key in keys if key not in observation]
+                if missing:
+                    raise ValueError(f"the environment's {place_of(label)} lacks {missing}: needed is a dict of {keys}")
+                return [(key, part, observation[key]) for key, part in self.parts]
+            case spaces.Tuple():
+                if not is_sequence or len(observation) != len(self.parts):
+                    raise _broken(observation, label, f"a tuple of {len(self.parts)}")
+                return [(index, part, item) for (index, part), item in zip(self.parts, observation)]
+            case spaces.OneOf():
+                index, value = observation if is_sequence and len(observation) == 2 else (None, None)
+                if not isinstance(index, int | np.integer) or not 0 <= index < len(self.parts):
+                    raise _broken(observation, label, f"(index below {len(self.parts)}, value)")
+                return [(*self.parts[index], value)]
+            case spaces.Sequence(stack=True):
+                observation = _unstacked(self.space, observation, label)
+            case _ if not is_sequence:
+                raise _broken(observation, label, "a tuple")
+        return [(index, self.parts[0][1], item) for index, item in enumerate(observation)]
 
 
 def part_of(space: spaces.Space, precision: int) -> Part:
     """How a space is read, whatever is nested in it. `precision`: decimals of a number that is not whole."""
+    inner: Iterable[tuple[Any, spaces.Space]]
     match space:
         case spaces.Dict():
-            return _Fields(tuple((key, part_of(value, precision)) for key, value in space.spaces.items()))
-        case spaces.Tuple():
-            return _Items(tuple(part_of(item, precision) for item in space.spaces))
+            inner = space.spaces.items()
+        case spaces.Tuple() | spaces.OneOf():
+            inner = enumerate(space.spaces)
         case spaces.Sequence():
-            stacked = space.stacked_feature_space if space.stack else None
-            return _Elements(part_of(space.feature_space, precision), stacked)
-        case spaces.OneOf():
-            return _Alternatives(tuple(part_of(alternative, precision) for alternative in space.spaces))
+            inner = [("*", space.feature_space)]
         case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
             return _array_part(space, precision)
-    if isinstance(space, spaces.Text) or _samples_text(space):
-        return _Language()
-    return _Unsayable(f"{described_space(space)} is of a kind that is not read")
+        case _:
+            if isinstance(space, spaces.Text) or _samples_text(space):
+                return Part(space, Kind.LANGUAGE)
+            return Part(space, Kind.UNSAYABLE, reason=f"{described_space(space)} is of a kind that is not read")
+    return Part(space, None, tuple((key, part_of(value, precision)) for key, value in inner))
 
 
 def _array_part(space: spaces.Space, precision: int) -> Part:
     reader = picture_reader(space) if isinstance(space, spaces.Box) else None
     if reader is not None:
-        return _Pictures(reader)
-    shape = tuple(space.shape or ())
-    count = int(np.prod(shape))
-    if count > MAX_NUMBERS:
-        return _Unsayable(
-            f"{described_space(space)} has {count} numbers, of which at most {MAX_NUMBERS} are said (a picture is "
-            f"uint8 or has finite bounds, 1, 3 or 4 channels and sides of at least {MIN_PICTURE_SIDE})"
-        )
-    return _Numbers(shape, np.dtype(space.dtype).kind in "biu", precision)
+        return Part(space, Kind.PICTURE, reader=reader)
+    count = math.prod(space.shape or ())
+    if count <= MAX_NUMBERS:
+        return Part(space, Kind.NUMBERS, precision=precision)
+    reason = (
+        f"{described_space(space)} has {count} numbers, of which at most {MAX_NUMBERS} are said (a picture is "
+        f"uint8 or has finite bounds, 1, 3 or 4 channels and sides of at least {MIN_PICTURE_SIDE})"
+    )
+    return Part(space, Kind.UNSAYABLE, reason=reason)
 
 
 def _samples_text(space: spaces.Space) -> bool:
@@ -94,18 +182,15 @@ def _samples_text(space: spaces.Space) -> bool:
         return False
 
 
-def named_part(root: Part, names: Sequence[str] | None, space: spaces.Space) -> Part:
+def named_part(root: Part, names: Sequence[str] | None) -> Part:
     """The same with a name for every number. Raises ConfigError where they do not fit; what is not said needs none."""
-    if not names:
+    if not names or root.kind in (Kind.UNSAYABLE, Kind.PICTURE):
         return root
-    if isinstance(root, _Numbers):
-        count = int(np.prod(root.shape))
-    elif isinstance(root, _Items) and _is_numeric(root):
-        count = len(root.parts)
-    elif isinstance(root, _Unsayable | _Pictures):
-        return root
-    else:
-        raise ConfigError(f"names are for a flat list of numbers, not for {described_space(space)}: leave them out")
+    if not root.is_numeric or isinstance(root.space, spaces.Sequence):
+        raise ConfigError(
+            f"names are for a flat list of numbers, not for {described_space(root.space)}: leave them out"
+        )
+    count = len(root.parts) if root.kind is None else math.prod(root.space.shape or ())
     if len(names) != count:
         raise ConfigError(f"{len(names)} names for {count} numbers of the observation: {list(names)}")
     return replace(root, names=tuple(names))
@@ -122,186 +207,12 @@ def described_space(space: spaces.Space) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _is_numeric(part: Part) -> bool:
-    """Whether a part is always read as one piece of numbers."""
-    if isinstance(part, _Items):
-        return all(_is_numeric(item) for item in part.parts)
-    return isinstance(part, _Numbers) or (isinstance(part, _Elements) and _is_numeric(part.part))
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    reader: PictureReader
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        yield Leaf(Kind.PICTURE, label)
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        if Kind.PICTURE in kinds:
-            for picture in self.reader.read(observation, f" {label!r}" if label else ""):
-                yield Piece(Kind.PICTURE, label, picture)
-
-
-@dataclass(frozen=True)
-class _Language:
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        yield Leaf(Kind.LANGUAGE, label)
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        if Kind.LANGUAGE in kinds:
-            if not isinstance(observation, str):
-                raise _broken(observation, label, "a text (str)")
-            yield Piece(Kind.LANGUAGE, label, str(observation))
-
-
-@dataclass(frozen=True)
-class _Unsayable:
-    reason: str
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        yield Leaf(Kind.UNSAYABLE, label, reason=self.reason)
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        yield from ()
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """An array of at most `MAX_NUMBERS` numbers; shape () is a single one."""
-
-    shape: tuple[int, ...]
-    is_whole: bool
-    precision: int
-    names: tuple[str, ...] | None = None
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        yield Leaf(Kind.NUMBERS, label)
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        if Kind.NUMBERS in kinds:
-            array = self._array(observation, label)
-            numbers = [self._number(number) for number in array.flat]
-            yield Piece(Kind.NUMBERS, label, _listed(numbers, self.names) if self.names else _rows(numbers, self.shape))
-
-    def _array(self, observation: Any, label: str) -> np.ndarray:
-        kind = "whole numbers" if self.is_whole else "numbers"
-        needed = f"{kind} of shape {self.shape}" if self.shape else kind.removesuffix("s")
-        try:
-            array = np.asarray(observation)
-        except Exception as error:  # whatever the object's own conversion raises
-            raise _broken(observation, label, needed) from error
-        if array.shape != self.shape or array.dtype.kind not in ("biu" if self.is_whole else "biuf"):
-            given = observation if isinstance(observation, str) or not array.shape else array
-            raise _broken(given, label, needed)
-        return array
-
-    def _number(self, number: Any) -> str:
-        return str(int(number)) if self.is_whole else _rounded(float(number), self.precision)
-
-
-@dataclass(frozen=True)
-class _Items:
-    """A Tuple. Of numbers alone it is one list; anything else is labelled by its index."""
-
-    parts: tuple[Part, ...]
-    names: tuple[str, ...] | None = None
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        if _is_numeric(self):
-            yield Leaf(Kind.NUMBERS, label)
-        else:
-            for index, part in enumerate(self.parts):
-                yield from part.leaves(_joined(label, index))
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        if not isinstance(observation, tuple | list) or len(observation) != len(self.parts):
-            raise _broken(observation, label, f"a tuple of {len(self.parts)}")
-        yield from _read_items(list(zip(self.parts, observation)), _is_numeric(self), self.names, label, kinds)
-
-
-@dataclass(frozen=True)
-class _Elements:
-    """A Sequence: any number of elements of one kind, read as a Tuple of them is."""
-
-    part: Part
-    stacked: spaces.Space | None  # the space of all elements together, where they come stacked
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        inner = self.part.leaves(label if _is_numeric(self) else _joined(label, "*"))
-        yield from (replace(leaf, is_always_there=False) for leaf in inner)
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        elements = [(self.part, element) for element in self._unstacked(observation, label)]
-        yield from _read_items(elements, _is_numeric(self), None, label, kinds)
-        inner = {leaf.kind for leaf in self.part.leaves("")} & kinds - {Kind.PICTURE}
-        if inner and not elements and not _is_numeric(self.part):
-            yield Piece(min(inner), label, "[]")
-
-    def _unstacked(self, observation: Any, label: str) -> list[Any]:
-        if self.stacked is None:
-            if not isinstance(observation, tuple | list):
-                raise _broken(observation, label, "a tuple")
-            return list(observation)
-        try:
-            return list(iterate(self.stacked, observation))
-        except Exception as error:  # each space's own unstacking raises what it likes
-            raise _broken(observation, label, f"a stacked sequence in {described_space(self.stacked)}") from error
-
-
-@dataclass(frozen=True)
-class _Alternatives:
-    """A OneOf: the index of the alternative is the last part of the label."""
-
-    parts: tuple[Part, ...]
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        for index, part in enumerate(self.parts):
-            yield from (replace(leaf, is_always_there=False) for leaf in part.leaves(_joined(label, index)))
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        needed = f"(index below {len(self.parts)}, value)"
-        if not isinstance(observation, tuple | list) or len(observation) != 2:
-            raise _broken(observation, label, needed)
-        index, value = observation
-        if not isinstance(index, int | np.integer) or not 0 <= index < len(self.parts):
-            raise _broken(observation, label, needed)
-        yield from self.parts[index].read(value, _joined(label, int(index)), kinds)
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """A Dict: its keys are the labels."""
-
-    parts: tuple[tuple[str, Part], ...]
-
-    def leaves(self, label: str) -> Iterator[Leaf]:
-        for key, part in self.parts:
-            yield from part.leaves(_joined(label, key))
-
-    def read(self, observation: Any, label: str, kinds: frozenset[Kind]) -> Iterator[Piece]:
-        keys = [key for key, _ in self.parts]
-        if not isinstance(observation, Mapping):
-            raise _broken(observation, label, f"a dict of {keys}")
-        missing = [key for key in keys if key not in observation]
-        if missing:
-            raise ValueError(f"the environment's {place_of(label)} lacks {missing}: needed is a dict of {keys}")
-        for key, part in self.parts:
-            yield from part.read(observation[key], _joined(label, key), kinds)
-
-
-def _read_items(
-    items: Sequence[tuple[Part, Any]],
-    is_numeric: bool,
-    names: Sequence[str] | None,
-    label: str,
-    kinds: frozenset[Kind],
-) -> Iterator[Piece]:
-    pieces = [list(part.read(item, _joined(label, index), kinds)) for index, (part, item) in enumerate(items)]
-    if not is_numeric:
-        for of_one in pieces:
-            yield from of_one
-    elif Kind.NUMBERS in kinds:
-        yield Piece(Kind.NUMBERS, label, _listed([piece.value for of_one in pieces for piece in of_one], names))
+def _unstacked(space: spaces.Sequence, observation: Any, label: str) -> list[Any]:
+    try:
+        return list(iterate(space.stacked_feature_space, observation))
+    except Exception as error:  # each space's own unstacking raises what it likes
+        needed = f"a stacked sequence in {described_space(space.stacked_feature_space)}"
+        raise _broken(observation, label, needed) from error
 
 
 # ----------------------------------------------------------------------------------------------- words

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from eyas.interface.answers import TextFormat, failure_without_action, is_cut, rest_of
-from eyas.types import Completion, FailureReason, ParsedAction, ParseFailure, ParseResult, StopRule
+from eyas.interface.answers import Format, failure_without_action, is_cut
+from eyas.types import Completion, ParseResult, StopRule
 
 _ANSWER, _ANSWER_END = "<answer>", "</answer>"
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ";": "&#59;"}
@@ -29,14 +29,14 @@ TAGS_HEAD = StopRule(">", _has_answer_begun)  # an answer that ends before it be
 
 
 @dataclass(frozen=True)
-class ThinkFormat(TextFormat):
+class ThinkFormat(Format):
     """Thinking and answer in tags; without thoughts the answer alone.
 
     The facts stand before the thought as "key: value; ". Strict, as VAGEN is: every tag once and in order, nothing but
     spaces between them. Text in a demonstration that could be read as a tag is escaped ("&lt;"), and read back.
     """
 
-    stop: StopRule = field(default=TAGS_STOP, repr=False)
+    stop: StopRule | None = field(default=TAGS_STOP, repr=False)
     head: ClassVar[StopRule | None] = TAGS_HEAD
     sections: ClassVar[tuple[str, ...]] = ()  # the tags within <think>; none: it holds facts and thought itself
 
@@ -48,7 +48,6 @@ class ThinkFormat(TextFormat):
         return f"Answer in this form: {self._filled(contents)} The answer is {self._in_words()}."
 
     def write(self, action: Any, facts: Mapping[str, str], thought: str) -> str:
-        """The completion that a demonstrator would have written."""
         contents = {"answer": self._escaped(self.codec.write(action))}
         if self.thoughts:
             listed = "; ".join(f"{self._fact(k)}: {self._fact(facts[k])}" for k in self._listed_keys)
@@ -63,28 +62,17 @@ class ThinkFormat(TextFormat):
         text = completion.text
         contents, start = self._contents(text), text.rfind(_ANSWER)
         if contents is None:
-            failure = failure_without_action(completion, start)
-            is_whole = is_cut(completion) and _has_ended(text)
-            return (
-                ParseFailure(FailureReason.NO_ACTION_KEY, failure.detail, failure.action_start) if is_whole else failure
-            )
-        action = self._read([_unescaped(contents["answer"])], legal, start)
-        if isinstance(action, ParseFailure):
-            return action
-        thought, facts = self._thought_and_facts(contents) if self.thoughts else ("", {})
-        return ParsedAction(action, self.codec.write(action), thought, facts, start)
+            return failure_without_action(text, is_cut(completion) and not _has_ended(text), start)
+        told = self._thought_and_facts(contents) if self.thoughts else ("", {})
+        return self._read([_unescaped(contents["answer"])], legal, start, *told)
 
-    def actions_after(self, head: str, legal: Sequence[Any] | None = None) -> list[tuple[Any, str]]:
-        """The actions whose words can follow the head, each with the text that completes the answer."""
-        if not self.thoughts:
-            written = [(a, rest_of(self.write(a, {}, ""), head)) for a in self._candidates(legal)]
-        else:
-            before, opening, begun = head.partition(_ANSWER)
-            if not opening or self._contents(f"{before}{_ANSWER}{_ANSWER_END}") is None:
-                return []
-            words = [(a, self._escaped(self.codec.write(a)) + _ANSWER_END) for a in self._candidates(legal)]
-            written = [(a, rest_of(text, begun)) for a, text in words]
-        return [(a, text) for a, text in written if text is not None]
+    def _begun(self, head: str) -> str | None:
+        before, opening, begun = head.partition(_ANSWER)
+        is_whole = opening and self._contents(f"{before}{_ANSWER}{_ANSWER_END}") is not None
+        return begun if is_whole else None
+
+    def _ending(self, action: Any) -> str:
+        return self._escaped(self.codec.write(action)) + _ANSWER_END
 
     # ------------------------------------------------------------------------------------- tags
 

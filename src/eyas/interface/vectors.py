@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from eyas.errors import ConfigError, UnsupportedSpace
-from eyas.interface.codecs import MAX_LISTED, Codec, ReadFailure, Vocabulary, ones, unknown, unsupported
+from eyas.interface.codecs import MAX_LISTED, ActionCodec, ReadFailure, Vocabulary, ones, unknown, unsupported
 from eyas.types import FailureReason
 
 MAX_UNMASKED = 4096  # most actions that a mask over several components may leave
@@ -19,12 +19,12 @@ LARGEST_NUMBER = 1e15  # a bound beyond it is no bound that could be written dow
 BIN_WORDS = {2: ("low", "high"), 3: ("low", "middle", "high"), 5: ("lowest", "low", "middle", "high", "highest")}
 
 
-class _ArrayCodec(Codec):
+class _ArrayCodec(ActionCodec):
     """Arrays of a fixed shape: words for every component, separated by commas."""
 
     space: spaces.Box | spaces.MultiDiscrete[Any] | spaces.MultiBinary
 
-    def _own(self, action: Any) -> np.ndarray:
+    def own(self, action: Any) -> np.ndarray:
         array = np.asarray(action)
         if array.shape != self.space.shape or array.dtype.kind not in "biuf":
             raise self._outside(action)
@@ -44,7 +44,11 @@ class _ArrayCodec(Codec):
             raise unknown(text, self.describe())
         return pieces
 
-    describe: Callable[[], str]
+    def _combined(self, options: Sequence[Sequence[Any]], most: int = MAX_LISTED) -> tuple[np.ndarray, ...] | None:
+        """Every array of one option a component; None where they are too many."""
+        if math.prod(map(len, options)) > most:
+            return None
+        return tuple(self._array(chosen) for chosen in itertools.product(*options))
 
 
 class _WordsCodec(_ArrayCodec):
@@ -61,9 +65,7 @@ class _WordsCodec(_ArrayCodec):
 
     @property
     def actions(self) -> tuple[np.ndarray, ...] | None:
-        if math.prod(len(v) for v in self.values) > MAX_LISTED:
-            return None
-        return tuple(self._array(chosen) for chosen in itertools.product(*self.values))
+        return self._combined(self.values)
 
     def describe(self) -> str:
         phrases = [v.describe() for v in self.vocabularies]
@@ -73,7 +75,7 @@ class _WordsCodec(_ArrayCodec):
         return f"{len(phrases)} words, separated by commas{each}"
 
     def write(self, action: Any) -> str:
-        chosen = zip(self.vocabularies, self.values, self._own(action).flat)
+        chosen = zip(self.vocabularies, self.values, self.own(action).flat)
         return ", ".join(vocabulary.word(self._index(values, value)) for vocabulary, values, value in chosen)
 
     def read(self, text: str, legal: Sequence[Any] | None = None) -> np.ndarray:
@@ -87,7 +89,7 @@ class _WordsCodec(_ArrayCodec):
     def _index(values: Sequence[Any], value: Any) -> int:
         return int(value) - values[0]
 
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
         return self._array(values[int(rng.choice(len(values)))] for values in self.values)
 
 
@@ -117,21 +119,19 @@ class ChoicesCodec(_WordsCodec):
         if len(mask) != len(self.values):
             raise ValueError(f'info["action_mask"] needs one mask for each component of {self.space}')
         options = [[v[i] for i in ones(m, len(v), self.space)] for v, m in zip(self.values, mask)]
-        if math.prod(map(len, options)) > MAX_UNMASKED:
+        if (left := self._combined(options, MAX_UNMASKED)) is None:
             raise UnsupportedSpace(
                 f'info["action_mask"] leaves more than {MAX_UNMASKED} actions of {self.space}: '
                 'list the legal ones in info["legal_actions"], or leave the mask out'
             )
-        return tuple(self._array(chosen) for chosen in itertools.product(*options))
+        return left
 
 
 def _bounds(space: spaces.Box) -> list[tuple[Any, Any]]:
     """Lower and upper bound of every number, as Python's ints and floats. Raises UnsupportedSpace without bounds."""
     low, high = space.low.ravel(), space.high.ravel()
-    if (
-        not space.is_bounded("both")
-        or max(np.abs(low.astype(float)).max(), np.abs(high.astype(float)).max()) > LARGEST_NUMBER
-    ):
+    largest = max(np.abs(low.astype(float)).max(), np.abs(high.astype(float)).max())
+    if not space.is_bounded("both") or largest > LARGEST_NUMBER:
         raise unsupported(space, "has numbers without bounds")
     kind = float if space.dtype.kind == "f" else int
     return [(kind(a), kind(b)) for a, b in zip(low, high)]
@@ -193,9 +193,7 @@ class NumbersCodec(_ArrayCodec):
     @property
     def actions(self) -> tuple[np.ndarray, ...] | None:
         ranges = [range(int(least), int(greatest) + 1) for least, greatest in self.limits]
-        if not self.is_whole or math.prod(map(len, ranges)) > MAX_LISTED:
-            return None
-        return tuple(self._array(chosen) for chosen in itertools.product(*ranges))
+        return self._combined(ranges) if self.is_whole else None
 
     def describe(self) -> str:
         kind = "whole number" if self.is_whole else "number"
@@ -208,7 +206,7 @@ class NumbersCodec(_ArrayCodec):
 
     def write(self, action: Any) -> str:
         numbers = []
-        for number, (least, greatest) in zip(self._own(action).flat, self.limits):
+        for number, (least, greatest) in zip(self.own(action).flat, self.limits):
             rounded = Decimal(int(number) if self.is_whole else float(number)).quantize(self.unit)
             numbers.append(f"{min(max(rounded, least), greatest) + 0:f}")  # + 0: no "-0.00"
         return ", ".join(numbers)
@@ -229,7 +227,7 @@ class NumbersCodec(_ArrayCodec):
     def may_write(self, mark: str) -> bool:
         return any(c in "0123456789.-, " for c in mark)
 
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
         low, high, dtype = self.space.low, self.space.high, self.space.dtype
         if self.is_whole:
             return rng.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True).astype(dtype)

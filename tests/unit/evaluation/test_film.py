@@ -16,7 +16,8 @@ from PIL import Image
 
 from eyas.errors import ConfigError, DatasetError, EyasError
 from eyas.evaluation import film
-from eyas.evaluation.film import FORMATS, Shot, gif_bytes, shots, thinned, write_film
+from eyas.evaluation.film import FORMATS, Shot, gif_bytes, shots, write_film
+from eyas.evaluation.statistics import thinned
 from eyas.rollouts.images import MemoryImageStore
 from eyas.types import (
     ActionScores,

@@ -89,10 +89,6 @@ def test_sampled_entropy_is_a_mean_over_tokens():
     assert measures.sampled_entropy([step()]) is None
 
 
-def test_fallback_share():
-    assert measures.fallback_share([step(), fallback(), step(), step()]) == 0.25
-
-
 def test_stop_reasons():
     assert measures.stop_reasons([trajectory([]), trajectory([], BROKE), trajectory([])]) == {
         "terminated": 2,

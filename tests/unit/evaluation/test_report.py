@@ -8,19 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from eyas.errors import DatasetError
 from eyas.evaluation import records
-from eyas.evaluation.report import (
-    EvalReport,
-    EvalRow,
-    format_table,
-    provenance,
-    write_html_report,
-    write_trajectory_figure,
-)
+from eyas.evaluation.figures import panels
+from eyas.evaluation.records import EvalReport, EvalRow, provenance
+from eyas.evaluation.report import format_table, write_html_report
 from eyas.rollouts.images import MemoryImageStore
 from eyas.types import (
     Completion,
@@ -316,20 +310,10 @@ def test_statement_on_starting_states(tmp_path: Path, starts: int, seen: int | N
     assert ("not generalisation" in text) == (seen == 30)
 
 
-# ----------------------------------------------------------------------------------------------- figure
+# ----------------------------------------------------------------------------------------------- curves
 
 
-@pytest.mark.parametrize(("num_steps", "columns"), [(1, 1), (3, 3), (30, 4)])
-def test_figure_grows_with_the_episode(tmp_path: Path, num_steps: int, columns: int) -> None:
-    store = MemoryImageStore()
-    write_trajectory_figure(_episode(store, num_steps), store, tmp_path / "e.png")
-    with Image.open(tmp_path / "e.png") as picture:
-        width, height = picture.size
-    assert width == pytest.approx(150 * (0.4 + 2.4 * columns + 0.25 * (columns - 1)), abs=2)
-    assert height == pytest.approx(150 * (0.65 + 4.0 * (2 if num_steps > 4 else 1)), abs=2)
-
-
-def test_figure_of_nothing_is_refused(tmp_path: Path) -> None:
-    empty = Trajectory(0, 4, 17, [], StopReason.ENV_FAILURE)
-    with pytest.raises(DatasetError, match="episode 4 has no steps"):
-        write_trajectory_figure(empty, MemoryImageStore(), tmp_path / "e.png")
+def test_a_long_curve_is_drawn_from_its_first_to_its_last_point() -> None:
+    ((title, series),) = panels([{"iteration": i, "rollout/return_mean": 2.0 * i} for i in range(402)])
+    x, y = series["rollout mean"]
+    assert (title, len(x), x[0], x[-1], y[-1]) == ("Return", 400, 0.0, 401.0, 802.0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyas.errors import ConfigError, UnsupportedSpace
-from eyas.interface.actions import ReadFailure, SequenceCodec, codec_for
+from eyas.interface.actions import ActionCodec, ReadFailure, SequenceCodec, codec_for
 from eyas.interface.formats import FORMATS
 from eyas.seeding import generator
 from eyas.types import Completion, FailureReason
@@ -321,6 +321,44 @@ class Strange(gym.Space):
 def test_a_space_without_words_is_refused_with_advice(space):
     with pytest.raises(UnsupportedSpace, match=r"(?s)the action space .*TransformAction.*ActionCodec"):
         codec_for(space)
+
+
+class Spoken(ActionCodec):
+    """A codec of one's own: the moves of a knight, as "2 -1"."""
+
+    space = Strange()
+
+    def describe(self):
+        return "two numbers"
+
+    def write(self, action):
+        return " ".join(map(str, self.own(action)))
+
+    def read(self, text, legal=None):
+        return tuple(int(n) for n in text.split())
+
+    def own(self, action):
+        if sorted(map(abs, action)) != [1, 2]:
+            raise self._outside(action)
+        return tuple(action)
+
+    def draw(self, rng):
+        return (2, int(rng.choice((-1, 1))))
+
+
+def test_a_codec_of_one_s_own_needs_five_methods():
+    codec = Spoken()
+    form = FORMATS["json"](codec, (), False)
+    assert form.instruction() == 'Answer in JSON: {"action": "..."}. The action is two numbers.'
+    legal = codec.legal({"legal_actions": [[2, -1], [1, 2]]})
+    assert form.parse(Completion(form.write((2, -1), {}, "")), legal).action == (2, -1)
+    assert form.parse(Completion('{"action": "-1 2"}'), legal).reason is ILLEGAL
+    assert (codec.actions, codec.names) == (None, ())
+    assert codec.sample(generator("x"), legal) in legal and codec.sample(generator("x"), None)[0] == 2
+    with pytest.raises(ValueError, match="is no action of"):
+        codec.legal({"legal_actions": [(0, 0)]})
+    with pytest.raises(ConfigError, match="one action a step"):
+        SequenceCodec(codec, 2)
 
 
 def test_options_that_do_nothing_for_the_space_are_refused():
