@@ -259,4 +259,5 @@ for environment in (
     if f"checks/{environment}-v0" not in gym.registry:
         register(environment)
 if "checks/BigPicture-v0" not in gym.registry:
+    gym.register("checks/SleepingLate-v0", "helpers_envs:SleepingStep", kwargs={"at": 100})
     register("BigPicture", kwargs={"side": 4000, "length": 1})

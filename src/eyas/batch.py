@@ -123,6 +123,7 @@ class TrainingBatch:
     attention_mask: Tensor  # bool (B, T), or (B, 1, T, T) where actions are scored; (B, P + T) after shared prompts
     position_ids: Tensor  # int64 (B, T), or (3, B, T)
     image_hashes: list[tuple[str, ...]]  # B
+    lengths: np.ndarray  # int64 (B,): tokens of each row
     token_rows: Tensor  # int64 (N,)
     token_columns: Tensor  # int64 (N,): column whose hidden state predicts the token
     token_ids: Tensor  # int64 (N,): the sampled (or supervised) tokens, and no others

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -22,7 +23,6 @@ from eyas.config import (
     EvalStage,
     HistoryConfig,
     InterfaceConfig,
-    ModelConfig,
     RLStage,
     Row,
     RunConfig,
@@ -33,25 +33,27 @@ from eyas.config import (
     is_folder,
 )
 from eyas.envs.experts import expert_for, fact_rule_for
-from eyas.envs.making import env_factory, make_env
-from eyas.errors import CheckpointError, ConfigError, UnsupportedSpace
+from eyas.envs.making import env_factory
+from eyas.errors import CheckpointError, ConfigError
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.records import EvalReport
 from eyas.guidance.guide import check_guidance
 from eyas.interface import Interface
 from eyas.interface.history import Conversation, History, LastObservations, NoHistory, Summary
+from eyas.model_config import SERVED, ModelConfig
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.loading import build_model
 from eyas.models.parameters import require_bitsandbytes
 from eyas.models.policy import POLICY_FILE, Policy, saved_critic
 from eyas.models.value_head import Critic, check_same_tokens
 from eyas.recipes import load_recipe
-from eyas.rewards import REWARDS
+from eyas.rewards.options import JudgeConfig, RewardsConfig
+from eyas.rewards.registry import build_rewards
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.samplers.in_process import InProcessSampler
-from eyas.samplers.openai import SERVED, ServedSampler
+from eyas.samplers.openai import ServedSampler
 from eyas.samplers.vllm import VLLMSampler
 from eyas.training.checkpoint import MANIFEST, validate_checkpoint
 from eyas.training.collect import demonstrator
@@ -100,8 +102,11 @@ def _named(path: str) -> Any:
         ) from error
 
 
-def build_task(config: TaskConfig, index: int = 0) -> Task:
-    """`index` is its place in the run's tasks. Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words."""
+def build_task(config: TaskConfig, index: int = 0, images: MemoryImageStore | None = None) -> Task:
+    """`index` is its place in the run's tasks, `images` those that a judge may have to be shown.
+
+    Raises ConfigError for an unknown environment or reward, UnsupportedSpace for spaces without words.
+    """
     wrappers = [{"class": w.class_, "args": w.args} for w in config.wrappers]
     factory = env_factory(config.env, config.env_args, wrappers)
     env = factory()
@@ -110,7 +115,7 @@ def build_task(config: TaskConfig, index: int = 0) -> Task:
         return Task(
             make_env=factory,
             interface=interface,
-            rewards=tuple((_reward(name, interface), factor) for name, factor in config.rewards.items()),
+            rewards=build_rewards(config.rewards, interface, lambda c: _judging(c, images)),
             reward_scale=config.reward_scale,
             weight=config.weight,
             expert=expert_for(env),
@@ -123,10 +128,13 @@ def build_task(config: TaskConfig, index: int = 0) -> Task:
         env.close()
 
 
-def _reward(name: str, interface: Interface) -> Any:
-    if name not in REWARDS:
-        raise ConfigError(f"unknown reward '{name}': choose from {', '.join(REWARDS)}")
-    return REWARDS[name](interface)
+def _judging(config: JudgeConfig, images: MemoryImageStore | None) -> Policy | ServedSampler:
+    images = MemoryImageStore() if images is None else images  # an empty one is falsy
+    if not config.is_served:
+        return build_policy(ModelConfig(name=config.model), images)
+    options = config.model_dump(include={"api_key_env", "concurrency", "most_requests", "most_cost", "price"})
+    options |= {"fields": config.request_fields}
+    return ServedSampler(config.model.removeprefix(SERVED), str(config.base_url), images, **options)
 
 
 # ----------------------------------------------------------------------------------------------- models
@@ -211,17 +219,17 @@ class Agent:
     training_starts: frozenset[str] | None = None  # keys of the starting prompts that training saw, where known
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> "Agent":
+    def from_pretrained(cls, name: str | Path, sampler: SamplerConfig | None = None, **options: Any) -> "Agent":
         """`nano`, `nano-random`, any Hugging Face VLM id or folder, or a checkpoint of Eyas.
 
-        Options are the fields of `ModelConfig` (dtype, seed, trust_remote_code ...). Raises ModelError or
-        CheckpointError, saying what to type.
+        `sampler` writes its completions; options are the fields of `ModelConfig`. Raises ModelError or CheckpointError.
         """
         images = MemoryImageStore()
-        policy = build_policy(ModelConfig(name=str(name), **options), images)
-        is_checkpoint = (Path(name) / POLICY_FILE).exists()
-        row = Path(name).name if Path(name).name in get_args(Row) else "rl"
-        tasks, starts = _training_of(Path(name))
+        policy = build_policy(ModelConfig(name=str(name), **options), images, sampler)
+        folder = Path(name).expanduser()
+        is_checkpoint = (folder / POLICY_FILE).exists()
+        row = folder.name if folder.name in get_args(Row) else "rl"
+        tasks, starts = _training_of(folder)
         return cls(policy, images, tasks, row if is_checkpoint else "untrained", starts)
 
     @classmethod
@@ -245,7 +253,8 @@ class Agent:
         spec_id = env_factory(env_id).spec.id  # an environment has several names, with and without its module
         known = next((t for t in self.tasks if t.env == env_id or _spec_id(t.env) == spec_id), None)
         if known is not None:
-            return build_task(known.model_copy(update={"env_args": {**known.env_args, **env_args}, "rewards": {}}))
+            env_args = {**known.env_args, **env_args}
+            return build_task(known.model_copy(update={"env_args": env_args, "rewards": RewardsConfig()}))
         interface = _of_any_env(self.tasks[0].interface) if self.tasks else InterfaceConfig()
         if self.tasks:
             trained_on = ", ".join(t.env for t in self.tasks)
@@ -301,7 +310,7 @@ def evaluate(
 ) -> EvalReport:
     """Plays an environment on evaluation seeds, greedily and at temperature 1, in this process or with `workers`.
 
-    `num_envs` copies of it are stepped together.
+    `num_envs` copies of it are stepped together. `on_episode` is told how many episodes were played, of all decodings.
     """
     begun = time.perf_counter()
     task = agent.task(env_id, **env_args)
@@ -315,7 +324,7 @@ def evaluate(
             seed,
             range(episodes),
             num_envs=num_envs,
-            on_episode=on_episode,
+            on_episode=on_episode and partial(_count_on, on_episode, len(rows) * episodes),
             keep_pictures_below=0,
             workers=WorkersConfig(count=workers),
         )
@@ -323,6 +332,10 @@ def evaluate(
         rows.append(evaluation_row(agent.name, decoding, played, fact_keys, agent.training_starts))
         agent.images.clear()
     return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
+
+
+def _count_on(on_episode: Callable[[int], None], before: int, num_done: int) -> None:
+    on_episode(before + num_done)
 
 
 # ----------------------------------------------------------------------------------------------- runs
@@ -334,7 +347,7 @@ def build_run(config: RunConfig, console: Console | None = None) -> Run:
         torch.set_num_threads(config.threads)
     images = MemoryImageStore()
     policy = build_policy(config.model, images, config.sampler, config.critic)
-    tasks = [build_task(t, index) for index, t in enumerate(config.tasks)]
+    tasks = [build_task(t, index, images) for index, t in enumerate(config.tasks)]
     _check_stages(config, tasks, policy)
     folder = Path(config.output).expanduser() / config.name
     return Run(config, folder, policy, tasks, images, console or Console(stderr=True))
@@ -347,8 +360,9 @@ def _check_stages(config: RunConfig, tasks: Sequence[Task], policy: Policy) -> N
             demonstrator(tasks[stage.task], stage, policy)
         if isinstance(stage, RLStage) and stage.guidance is not None:
             check_guidance(stage.guidance, tasks)
-        if isinstance(stage, SFTStage) and is_folder(stage.data):
-            check_dataset(tasks, stage.data)
+        for data in stage.datasets if isinstance(stage, SFTStage) else ():
+            if is_folder(data):
+                check_dataset(tasks, data)
         if isinstance(stage, SFTStage | RLStage):
             _check_training(config.model, policy, stage)
         if isinstance(stage, EvalStage) and "expert" in (stage.rows or ()) and tasks[stage.task].expert is None:
@@ -428,16 +442,3 @@ def _plan(stage: Any) -> str:
     if isinstance(stage, RLStage):
         return f"{stage.iterations} iterations of {stage.algorithm.name}, {total_updates(stage)} updates"
     return f"{stage.episodes} episodes a row, decodings {', '.join(stage.decodings)}"
-
-
-__all__ = [
-    "Agent",
-    "UnsupportedSpace",
-    "build_policy",
-    "build_run",
-    "build_task",
-    "evaluate",
-    "make_env",
-    "preflight",
-    "train",
-]

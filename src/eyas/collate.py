@@ -83,6 +83,7 @@ def collate(
         attention_mask=tensor(layout.mask, torch.bool),
         position_ids=tensor(_flat(layout.positions)),
         image_hashes=layout.image_hashes,
+        lengths=layout.lengths,
         token_rows=tensor(tokens.rows),
         token_columns=tensor(np.array(tokens.columns, dtype=np.int64) - before[tokens.rows]),
         token_ids=tensor(tokens.ids),
@@ -118,6 +119,7 @@ class _Layout:
     positions: np.ndarray  # int64 (A, B, T)
     mask: np.ndarray  # bool (B, T) or (B, 1, T, T)
     image_hashes: list[tuple[str, ...]]  # B
+    lengths: np.ndarray  # int64 (B,)
 
 
 def _rows(samples: Sequence[TrainingSample], positions: Positions) -> list[_Row]:
@@ -133,7 +135,7 @@ def _plain_layout(rows: Sequence[_Row], pad_id: int, extra: int = 0) -> _Layout:
         ids[i, : len(row.ids)] = row.ids
         mask[i, : len(row.ids)] = True
         positions[:, i, : len(row.ids)] = row.positions
-    return _Layout(ids, positions, mask, [r.image_hashes for r in rows])
+    return _Layout(ids, positions, mask, [r.image_hashes for r in rows], np.array([len(r.ids) for r in rows]))
 
 
 def _flat(positions: np.ndarray) -> np.ndarray:
@@ -277,7 +279,7 @@ def _scoring_layout(
             mask[row, begin:end, begin:end] = causal[: len(ids), : len(ids)]
             tokens.add(row, [step.action_start - 1, *range(begin, end - 1)], ids, place * most + index)
             lengths[place, index] = len(ids) if step.candidates.is_per_token else 1.0
-    layout.mask = mask[:, None]
+    layout.mask, layout.lengths = mask[:, None], np.array(places.widths)
     return layout, ScoringBatch(
         elements=tensor(elements),
         chosen=tensor([s.candidates.chosen for s in choices if s.candidates]),

@@ -1,6 +1,6 @@
 """What a run is made of: `RunConfig`, its parts, and its problems in words. No torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
@@ -12,6 +12,7 @@ from .errors import ConfigError
 from .guidance.options import GuidanceConfig
 from .model_config import Config, CriticConfig, ModelConfig
 from .problems import hint, in_words, listed
+from .rewards.options import RewardsConfig
 from .types import FailureEffect
 
 Row = Literal["random", "constant", "expert", "untrained", "sft", "sft_continued", "rl"]
@@ -22,6 +23,19 @@ UNTRAINED = "untrained"  # the checkpoint that a run begins with
 ITERATION = "iteration_"  # what checkpoints in the middle of stages are called
 
 # ----------------------------------------------------------------------------------------------- the parts
+
+
+def _refuse_idle(part: Any, readers: Mapping[str, str]) -> None:
+    """Raises ValueError for an option that another kind reads than the part's; `readers` says which.
+
+    A recipe that is written out names every default, so only other values count as asked for.
+    """
+    for key, reader in sorted(readers.items()):
+        value = getattr(part, key)
+        if part.kind != reader and value != type(part).model_fields[key].default:
+            raise ValueError(
+                f"{key} = {value!r} does nothing with kind '{part.kind}': remove it, or set kind = '{reader}'"
+            )
 
 
 class SamplerConfig(Config):
@@ -50,12 +64,7 @@ class SamplerConfig(Config):
 
     @model_validator(mode="after")
     def _has_no_idle_option(self) -> Self:
-        for key in sorted(self.model_fields_set - {"kind", "max_batch"}):
-            value = getattr(self, key)
-            if self.kind != "vllm" and value != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"{key} = {value!r} does nothing with kind '{self.kind}': remove it, or set kind = 'vllm'"
-                )
+        _refuse_idle(self, dict.fromkeys(set(type(self).model_fields) - {"kind", "max_batch"}, "vllm"))
         return self
 
 
@@ -73,14 +82,7 @@ class HistoryConfig(Config):
 
     @model_validator(mode="after")
     def _has_no_idle_option(self) -> Self:
-        """A recipe that is written out names every default, so only other values count as asked for."""
-        readers = {"k": "last_k", "keep_images": "conversation", "older_images": "conversation"}
-        for key in sorted(self.model_fields_set & set(readers)):
-            value, default = getattr(self, key), type(self).model_fields[key].default
-            if value != default and self.kind != readers[key]:
-                raise ValueError(
-                    f"{key} = {value!r} does nothing with kind '{self.kind}': remove it, or set kind = '{readers[key]}'"
-                )
+        _refuse_idle(self, {"k": "last_k", "keep_images": "conversation", "older_images": "conversation"})
         if self.kind == "conversation" and self.older_images == "downscale" and not self.keep_images:
             raise ValueError("older_images = 'downscale' does nothing where keep_images = 0 keeps all: set keep_images")
         return self
@@ -165,7 +167,7 @@ class TaskConfig(Config):
         description="return from which on an episode counts as success, where the environment does not say",
     )
     interface: InterfaceConfig = Field(default_factory=InterfaceConfig)
-    rewards: dict[str, float] = Field(default={}, description="extra reward terms: registered name -> coefficient")
+    rewards: RewardsConfig = Field(default_factory=RewardsConfig, description="extra reward terms")
 
 
 class OptimConfig(Config):
@@ -221,8 +223,10 @@ class SFTStage(Config):
 
     kind: Literal["sft"] = "sft"
     name: Name = Field(default="sft", description="how other stages refer to this one")
-    data: str = Field(
-        default="collect", min_length=1, description="name of an earlier collect stage, or a folder (with a slash)"
+    data: str | tuple[str, ...] = Field(
+        default="collect",
+        min_length=1,
+        description="an earlier collect stage, or a folder (with a slash); or a list of them",
     )
     start_from: str | None = Field(
         default=None, description="earlier stage whose weights to start from; none: where the run stands"
@@ -245,6 +249,11 @@ class SFTStage(Config):
         if (self.steps is None) == (self.steps_like is None):
             raise ValueError("give exactly one of 'steps' and 'steps_like'")
         return self
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What `data` names, each once."""
+        return tuple(dict.fromkeys([self.data] if isinstance(self.data, str) else self.data))
 
 
 class RLStage(Config):
@@ -388,8 +397,8 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
     has_critic = any(isinstance(s, RLStage) and s.algorithm.estimator in CRITIC for s in config.stages)
     if config.critic != CriticConfig() and not has_critic:
         yield "critic: no stage of this run has a use for values: remove it, or add an rl stage whose estimator has"
-    if config.sampler.kind == "vllm" and config.model.train != "full":
-        yield "sampler.kind: vLLM is given whole weights, not adapters: set model.train = 'full', or kind = 'in_process'"
+    if config.sampler.kind == "vllm" and config.model.train == "qlora":
+        yield "sampler.kind: weights in 4 bits cannot be handed to vLLM: set model.train = 'lora', or kind = 'in_process'"
     if config.sampler.kind == "vllm" and config.model.sampling_dtype != "float32":
         yield "model.sampling_dtype: does nothing with vLLM: set sampler.dtype"
     if not any(task.weight for task in config.tasks) and any(isinstance(s, RLStage) for s in config.stages):
@@ -414,9 +423,10 @@ def _cross_stage_problems(config: RunConfig) -> Iterable[str]:
 
 
 def _reference_problems(path: str, stage: SFTStage, seen: dict[str, Any]) -> Iterable[str]:
-    if not is_folder(stage.data) and not isinstance(seen.get(stage.data), CollectStage):
-        folder = "a dataset folder is written with a slash, as in './data'"
-        yield f"{path}.data: {folder}, and there is {_no_stage('collect', stage.data, seen, CollectStage)}"
+    for data in stage.datasets:
+        if not is_folder(data) and not isinstance(seen.get(data), CollectStage):
+            folder = "a dataset folder is written with a slash, as in './data'"
+            yield f"{path}.data: {folder}, and there is {_no_stage('collect', data, seen, CollectStage)}"
     if stage.start_from is not None and not isinstance(seen.get(stage.start_from), SFTStage | RLStage):
         yield f"{path}.start_from: {_no_stage('sft or rl', stage.start_from, seen, SFTStage | RLStage)}"
     if stage.steps_like is not None and not isinstance(seen.get(stage.steps_like), RLStage):

@@ -1,8 +1,11 @@
 """Options of the model, of what is trained of it, and of the critic. No torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SERVED = "served:"  # what the name of a model behind a server begins with
+KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 class Config(BaseModel):
@@ -96,4 +99,29 @@ class CriticConfig(Config):
             raise ValueError("critic.model.compute_dtype does nothing: model.compute_dtype is that of the critic too")
         if self.model is not None and self.model.dtype != "float32" and self.model.train == "full":
             raise ValueError("critic.model.dtype = 'bfloat16' loses updates in rounding: train it with 'float32'")
+        return self
+
+
+class AskedConfig(Config):
+    """A model that is asked, beside the one that learns."""
+
+    model: str = Field(min_length=1, description="which one: a name, folder or checkpoint; served:NAME")
+    base_url: str | None = Field(default=None, description="of a served model, as http://localhost:8000/v1")
+    api_key_env: str = Field(default=KEY_VARIABLE, min_length=1, description="environment variable with its key")
+
+    _of_served: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env")  # fields that only a served model reads
+
+    @property
+    def is_served(self) -> bool:
+        return self.model.startswith(SERVED)
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        """A recipe that is written out names every default, so only other values count as asked for."""
+        if self.is_served and self.base_url is None:
+            raise ValueError(f"where is the model '{self.model}'? Set base_url, as 'http://localhost:8000/v1'")
+        fields = type(self).model_fields
+        idle = [k for k in self._of_served if getattr(self, k) != fields[k].default]
+        if idle and not self.is_served:
+            raise ValueError(f"{idle[0]} is for served models: remove it, or set model = 'served:NAME'")
         return self

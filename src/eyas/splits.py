@@ -103,6 +103,22 @@ def parts(
         yield part
 
 
+def of_similar_length(lengths: np.ndarray, least_saved: int) -> list[np.ndarray]:
+    """Indices of rows in groups that are padded to one length each: every cut saves so many tokens, or more.
+
+    lengths int (B,), in tokens.
+    """
+
+    def cut(rows: np.ndarray) -> list[np.ndarray]:
+        saved = np.arange(1, len(rows)) * (lengths[rows[-1]] - lengths[rows[:-1]])
+        if saved.max(initial=0) < least_saved:
+            return [np.sort(rows)]
+        place = int(saved.argmax()) + 1
+        return [*cut(rows[:place]), *cut(rows[place:])]
+
+    return cut(np.argsort(lengths, kind="stable"))
+
+
 def _order(samples: Sequence[TrainingSample]) -> list[int]:
     """By length; where many begin with the same prompt, these side by side."""
     shared = shared_prompts(samples)

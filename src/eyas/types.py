@@ -26,6 +26,7 @@ class FinishReason(StrEnum):
     STOP = "stop"  # the format said that the text is complete
     END_TOKEN = "end_token"  # the model ended its turn
     LENGTH = "length"  # cut at max_new_tokens
+    OVERFLOW = "overflow"  # nothing was written: the server says that the prompt is longer than its model can read
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # == of what holds arrays has no answer
@@ -180,7 +181,6 @@ class StopReason(StrEnum):
     INTERRUPTED = "interrupted"
     PARSE_FAILURE = "parse_failure"
     GUIDANCE = "guidance"
-    ENV_FAILURE = "env_failure"
 
     @property
     def is_bootstrapped(self) -> bool:
@@ -271,14 +271,18 @@ class Trajectory:
 # ----------------------------------------------------------------------------------------------- protocols
 
 
-class ImageStore(Protocol):
-    """Content-addressed pictures: each is kept once."""
-
-    def put(self, image: np.ndarray) -> str: ...  # uint8 (H, W, 3) -> hash
+class ImageSource(Protocol):
+    """Pictures by content hash, to be read."""
 
     def get(self, image_hash: str) -> np.ndarray: ...
 
     def __contains__(self, image_hash: object) -> bool: ...
+
+
+class ImageStore(ImageSource, Protocol):
+    """Content-addressed pictures: each is kept once."""
+
+    def put(self, image: np.ndarray) -> str: ...  # uint8 (H, W, 3) -> hash
 
 
 class Sampler(Protocol):
@@ -290,8 +294,8 @@ class Sampler(Protocol):
 
 
 class Reward(Protocol):
-    """An extra reward term: one number a step."""
+    """An extra reward term: one number for each step of each trajectory."""
 
     name: str
 
-    def __call__(self, trajectory: Trajectory) -> list[float]: ...
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[list[float]]: ...

@@ -1,5 +1,7 @@
 """The gradient depends on the samples, not on how they are batched or padded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from eyas.algorithms import PolicyGradient, Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
+from eyas.models import reading
 from eyas.splits import micro_batches
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
@@ -145,6 +148,44 @@ def test_paddingside_padded_equals_alone(policy, samples, name):
             torch.tensor(short.ids)[None], torch.ones(1, len(short.ids)), torch.arange(len(short.ids))[None]
         )
     assert (hidden[0, -1] - reference[0, -1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("has_one_prompt", [False, True])
+def test_rows_that_are_read_by_length_have_the_gradient_of_one_padded_pass(
+    policy, samples, has_one_prompt, monkeypatch
+):
+    if has_one_prompt:
+        encoded = policy.model.encode(prompt("one for all", policy.images.put(picture(1))), policy.images)
+        samples = [with_prompt(s, encoded) for s in samples]
+    learner, read = make_learner(policy, ALGORITHMS["step"], 8), []
+    hidden = policy.model.hidden
+    monkeypatch.setattr(
+        policy.model, "hidden", lambda ids, *rest, **kw: (read.append(ids.shape), hidden(ids, *rest, **kw))[1]
+    )
+    found = {}
+    for least_padding in (10**9, 1):
+        monkeypatch.setattr(reading, "LEAST_PADDING", {"cpu": least_padding})
+        batch = reading.batch_of(policy.model, policy.images, samples, shares_prompts=has_one_prompt)
+        assert (batch.shared is not None) == has_one_prompt
+        policy.model.zero_grad()
+        ALGORITHMS["step"].loss(batch, learner.forward(batch), Denominators.of(samples)).total.backward()
+        found[least_padding] = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+    policy.model.zero_grad()
+    assert read[has_one_prompt] == batch.input_ids.shape
+    by_length = read[1 + 2 * has_one_prompt :]
+    assert len(by_length) == len({rows[1] for rows in by_length}) > 3 and sum(rows[0] for rows in by_length) == 8
+    assert sum(rows[0] * rows[1] for rows in by_length) == batch.lengths.sum() < batch.input_ids.numel()
+    assert found[1].norm() > 1e-3
+    assert torch.allclose(found[1], found[10**9], atol=1e-6, rtol=1e-4)
+
+
+def with_prompt(sample, encoded):
+    """The same completion behind another prompt."""
+    (span,) = sample.steps
+    shift = len(encoded.ids) - span.start
+    moved = replace(span, start=len(encoded.ids), action_start=span.action_start + shift, end=span.end + shift)
+    ids = np.concatenate([encoded.ids, sample.ids[span.start :]])
+    return replace(sample, ids=ids, image_hashes=encoded.image_hashes, steps=(moved,))
 
 
 def test_entropy_is_finite_and_of_the_whole_distribution(policy, samples):

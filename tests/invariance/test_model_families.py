@@ -8,14 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from eyas.algorithms import Supervised
+from eyas.batch import SampleStep, TrainingSample
 from eyas.checks.model import check_policy
 from eyas.checks.report import Report
-from eyas.models import adapter, families
+from eyas.config import ModelConfig, OptimConfig
+from eyas.models import adapter, families, reading
 from eyas.models.adapter import VisionLanguageModel
 from eyas.models.policy import Policy
 from eyas.rollouts.images import MemoryImageStore
 from eyas.samplers.in_process import InProcessSampler
+from eyas.training.learner import Learner
+from eyas.training.optim import Optimizer
 from families import BUILDERS, PICTURED, build
+from helpers import picture, prompt
 
 LINES = [
     "tokens", "picture tokens", "chat template", "repeatable", "bare forward", "positions", "padding left", "never sampled",
@@ -52,6 +58,36 @@ def test_every_family_is_driven_as_it_was_made(name):
     assert ("prefix cache" in idle(report)) == (not supports["prefix reuse"])
     assert ("merged steps" in idle(report)) == (not policy.model.is_prefix_stable)
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_how_rows_are_parted_and_attended_to_changes_no_logprob(name, monkeypatch):
+    """Passes by length are exact; in bfloat16 plain products round otherwise than fused attention, and no more."""
+    policy = policy_of(name)
+    learner = Learner(policy, Supervised(), Optimizer(policy.model, policy.critic, OptimConfig(), 1))
+    hashes = [policy.images.put(picture(i)) for i in range(3)] if name in PICTURED else []
+    samples = [sample_of(policy, "word " * (1 + 4 * i), hashes[:1] if i % 2 else [], 3 * i + 1) for i in range(4)]
+
+    def logprobs(least_padding: int, most_keys: int, dtype: str) -> torch.Tensor:
+        monkeypatch.setattr(reading, "LEAST_PADDING", {"cpu": least_padding})
+        monkeypatch.setattr(reading, "MOST_EAGER_KEYS", most_keys)
+        policy.config = ModelConfig(compute_dtype=dtype)
+        with torch.no_grad():
+            return learner.forward(reading.batch_of(policy.model, policy.images, samples)).logprobs
+
+    together = logprobs(10**9, 0, "float32")
+    assert (logprobs(1, 0, "float32") - together).abs().max() < 1e-4
+    is_fused = policy.model.model.config.get_text_config()._attn_implementation == "sdpa"
+    fused, plain = (logprobs(10**9, most_keys, "bfloat16") for most_keys in (0, 512))
+    assert torch.equal(fused, plain) != is_fused
+    assert (plain - together).abs().mean() < 2 * (fused - together).abs().mean() + 1e-4
+    assert is_fused == (policy.model.model.config.get_text_config()._attn_implementation == "sdpa")
+
+
+def sample_of(policy: Policy, text: str, hashes: list[str], length: int) -> TrainingSample:
+    encoded = policy.model.encode(prompt(text, *hashes), policy.images)
+    ids = np.concatenate([encoded.ids, encoded.ids[-1:].repeat(length)])
+    return TrainingSample(ids, encoded.image_hashes, (SampleStep(len(encoded.ids), len(ids), len(ids)),))
 
 
 def test_bfloat16_has_limits_of_its_own():

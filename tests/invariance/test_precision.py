@@ -8,6 +8,7 @@ from eyas.algorithms import PolicyGradient, Supervised
 from eyas.batch import Candidates, SampleStep, TrainingSample
 from eyas.build import build_policy
 from eyas.config import ModelConfig, OptimConfig, PPOConfig
+from eyas.models import reading
 from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
 from eyas.rollouts.images import MemoryImageStore
@@ -75,6 +76,39 @@ def test_an_update_in_bfloat16_learns_in_weights_and_moments_of_float32(train):
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
     assert losses["bfloat16"][-1] < 0.99 * losses["bfloat16"][0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_plain_attention_in_bfloat16_is_as_near_to_the_gradient_of_float32_as_fused(checkpointing, monkeypatch):
+    samples, found = sampled(policy_of()), {}
+    for name, dtype, most_scores in (
+        ("exact", "float32", 2**27),
+        ("fused", "bfloat16", 0),
+        ("plain", "bfloat16", 2**27),
+    ):
+        monkeypatch.setattr(reading, "MOST_EAGER_SCORES", most_scores)
+        policy = policy_of(compute_dtype=dtype, gradient_checkpointing=checkpointing)
+        for i in range(6):
+            policy.images.put(picture(i))
+        attended = []
+        monkeypatch.setattr(policy.model, "hidden", spy(policy.model, attended))
+        learner(policy)._add_gradient(samples)
+        assert attended == ["eager" if name == "plain" and not checkpointing else "sdpa"]
+        assert policy.model.model.config.get_text_config()._attn_implementation == "sdpa"
+        found[name] = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+    fused, plain = (float((found[n] - found["exact"]).norm() / found["exact"].norm()) for n in ("fused", "plain"))
+    assert 0 < plain < min(0.02, 1.5 * fused)
+    assert torch.equal(found["fused"], found["plain"]) == checkpointing
+
+
+def spy(model, attended):
+    hidden = model.hidden
+
+    def watched(*args, **kwargs):
+        attended.append(model.model.config.get_text_config()._attn_implementation)
+        return hidden(*args, **kwargs)
+
+    return watched
 
 
 def test_values_are_read_in_the_update_s_precision_on_both_sides():

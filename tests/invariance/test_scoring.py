@@ -16,7 +16,7 @@ from eyas.models.logprobs import token_logprobs
 from eyas.rollouts.samples import annotate, build_samples
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
-from eyas.types import FailureReason, FinishReason, ParseFailure, SampleRequest
+from eyas.types import FailureReason, FinishReason, Message, ParseFailure, SampleRequest, StopRule, TextPart
 from helpers import nano_policy, picture, prompt, step, trajectory
 
 NAMES = ("1", "10", "go left", "stop")
@@ -304,3 +304,80 @@ def test_the_gradient_is_the_same_however_many_rows_the_actions_take(policy, mon
     assert rows[0] == 3 and rows[1] > 9
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-5, rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------------- what was read before
+
+
+def brief(form):
+    """A choice whose head ends at its first word: random weights never write the form's own."""
+    letters = "".join(map(chr, range(33, 127)))
+    return dataclasses.replace(
+        form.choice(None, False), head=StopRule(letters, lambda text: True), continuations=lambda head: list(NAMES)
+    )
+
+
+def passes(policy, monkeypatch):
+    """The width of each pass of more than one token a row."""
+    widths, plain_hidden = [], type(policy.model).hidden
+
+    def hidden(self, input_ids, *args, **kwargs):
+        if input_ids.shape[1] > 1:
+            widths.append(input_ids.shape[1])
+        return plain_hidden(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(policy.model), "hidden", hidden)
+    return widths
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_scored_conversation_reads_only_what_is_new_and_equals_brute_force(policy, monkeypatch, has_head):
+    policy.sampler.forget()
+    widths, choice = passes(policy, monkeypatch), brief(make_format())
+    if not has_head:
+        choice = dataclasses.replace(choice, head=None)
+    long = "Say where you want to go, and think of all that you can see in the picture first. " * 3
+    chats = [prompt(long + "Go on. " * i, policy.images.put(picture(i))) for i in range(3)]
+    for turn in range(4):
+        requests = [SampleRequest(m, 10 * turn + i, 9, 1.0, None, choice, True) for i, m in enumerate(chats)]
+        widths.clear()
+        completions = policy.sample(requests)
+        whole = max(len(policy.model.encode(m, policy.images).ids) for m in chats)
+        assert turn == 0 or sum(widths) < whole / 2
+        for request, completion in zip(requests, completions, strict=True):
+            assert (completion.scores.start > 0) == has_head
+            head = completion.token_ids[: completion.scores.start].astype(np.int64)
+            expected = brute_force(policy, request, head, NAMES)
+            assert np.allclose(completion.scores.logprobs, expected, atol=1e-4)
+        chats = [
+            (*m, Message("assistant", (TextPart(c.text),), c), *prompt("Next.", policy.images.put(picture(20 + turn))))
+            for m, c in zip(chats, completions, strict=True)
+        ]
+    assert len(policy.sampler.prefixes._entries) == 3  # one a conversation, not one a step
+
+
+def test_the_words_behind_a_head_are_scored_without_reading_its_prompt_again(policy, monkeypatch):
+    policy.sampler.forget()
+    widths = passes(policy, monkeypatch)
+    message = prompt("Say where you want to go, and think of all that you can see. " * 4)
+    requests = [SampleRequest(message, seed, 9, 1.0, None, brief(make_format())) for seed in range(6)]
+    completions = policy.sample(requests)
+    most = sum(len(policy.model.encode_text(name)) for name in NAMES)
+    assert widths[0] > 50 and sum(widths[1:]) <= most + 1
+    for request, completion in zip(requests, completions, strict=True):
+        head = completion.token_ids[: completion.scores.start].astype(np.int64)
+        assert np.allclose(completion.scores.logprobs, brute_force(policy, request, head, NAMES), atol=1e-4)
+    assert not policy.sampler.prefixes._entries  # nothing goes on with them
+
+
+def test_scored_prompts_that_begin_alike_read_their_text_once(policy, monkeypatch):
+    policy.sampler.forget()
+    widths, choice = passes(policy, monkeypatch), make_format().choice(None, False)
+    rules = "Reach the goal. Do not fall into a hole. Say which way you go: left, right, up or down. " * 3
+    requests = [SampleRequest(prompt(f"{rules} Tile {i}."), i, 9, 1.0, None, choice) for i in range(12)]
+    completions = policy.sample(requests)
+    length = len(policy.model.encode(requests[0].messages, policy.images).ids)
+    assert widths[0] > 0.7 * length and widths[1] < length
+    for request, completion in zip(requests, completions, strict=True):
+        expected = brute_force(policy, request, np.zeros(0, np.int64), request.choice.continuations(""))
+        assert np.allclose(completion.scores.logprobs, expected, atol=1e-4)

@@ -7,7 +7,6 @@ import pytest
 
 from eyas.evaluation.statistics import (
     bootstrap_interval,
-    mean_and_interval,
     student_t_interval,
     student_t_quantile,
     wilson_interval,
@@ -84,8 +83,6 @@ def test_too_little_data_is_unknown() -> None:
     for interval in (student_t_interval, bootstrap_interval):
         assert interval([]) is None
         assert interval([0.7]) is None
-    assert mean_and_interval([]) == (None, None)
-    assert mean_and_interval([0.7]) == (0.7, None)
 
 
 def test_bootstrap_of_a_known_distribution() -> None:
@@ -117,14 +114,8 @@ def test_bootstrap_of_much_data_in_pieces() -> None:
     assert low < values.mean() < high < low + 6 / math.sqrt(70_000)
 
 
-def test_mean_and_interval_over_seeds() -> None:
-    mean, interval = mean_and_interval([1.0, 2.0, 3.0], student_t_interval)
-    assert mean == 2.0
-    assert interval == student_t_interval([1.0, 2.0, 3.0])
-
-
 def test_what_is_no_number_is_refused() -> None:
-    for interval in (student_t_interval, bootstrap_interval, mean_and_interval):
+    for interval in (student_t_interval, bootstrap_interval):
         with pytest.raises(ValueError, match="finite"):
             interval([1.0, float("nan"), 2.0])
 

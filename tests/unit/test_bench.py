@@ -14,7 +14,7 @@ import torch
 import eyas.bench.overlap
 from eyas.bench import GOALS, GROUP_SIZE, MEANINGS, QUICK, format_bench, run_bench
 from eyas.bench.iterations import Inside
-from eyas.bench.learning import _each_alone, completion_loss, model_loss, training_samples
+from eyas.bench.learning import completion_loss, group_update_sides, model_loss, training_samples
 from eyas.bench.measure import now_here
 from eyas.bench.memory import memory_growth
 from eyas.bench.overlap import CPU_SHARE, TimedActor, compare_workers, sampling_seconds, slowed
@@ -35,6 +35,7 @@ from eyas.models.reading import batch_of
 from eyas.rollouts.collector import Collector
 from eyas.samplers.in_process import InProcessSampler
 from eyas.training import loop
+from eyas.training.learner import Learner
 from eyas.types import SampleRequest
 from helpers import text_task
 from helpers_walks import Walk
@@ -72,6 +73,7 @@ def test_every_ratio_lies_within_its_spread(result):
         assert 0 < spread["min"] <= ratio == spread["median"] <= spread["max"] < 20, name
         assert spread["repeats"] >= 2
     assert 0 < result["ratios"]["overhead_share"] < 1
+    assert 0 < result["ratios"]["learner_overhead_share"] < 1
     assert 0.1 < result["peak_memory_gib"] < 100
 
 
@@ -203,12 +205,15 @@ def test_only_the_side_that_keeps_reads_what_is_new_and_nothing_else(policy, mes
             assert read[0] < read[1] < read[2]
 
 
-def test_the_update_of_a_group_reads_its_prompt_once_and_that_of_each_alone_does_not(policy, messages):
-    samples = training_samples(policy, [messages[0]] * GROUP_SIZE, 4)
-    shared = batch_of(policy.model, policy.images, samples, shares_prompts=True)
-    alone = _each_alone(policy.model, policy.images, samples, shares_prompts=True)
-    assert shared.shared is not None and len(shared.shared.input_ids) == 1
-    assert alone.shared is None and alone.input_ids.numel() > 2 * shared.input_ids.numel()
+def test_the_update_of_a_group_reads_its_prompt_once_and_that_of_each_alone_does_not(policy, monkeypatch):
+    learned = []
+    monkeypatch.setattr(Learner, "update", lambda learner, samples: learned.append(samples))
+    group, alone, *_ = group_update_sides(policy, prompts(bench_tasks()[:1], policy.images, GROUP_SIZE), GROUP_SIZE, 4)
+    assert [group.run(), alone.run()] == [GROUP_SIZE] * 2
+    of_group, of_each = (batch_of(policy.model, policy.images, samples, shares_prompts=True) for samples in learned)
+    assert of_group.shared is not None and len(of_group.shared.input_ids) == 1
+    assert len(set(of_each.image_hashes)) == GROUP_SIZE
+    assert of_each.input_ids.numel() > 2 * of_group.input_ids.numel()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Agents: how an environment is asked about that a checkpoint was trained on, or was not."""
 
+import json
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from eyas.build import Agent
 from eyas.config import TaskConfig
 from eyas.rollouts.images import MemoryImageStore
+from eyas.training.run import AGENT_FILE
 from helpers import nano_policy
 
 
@@ -65,3 +67,12 @@ def test_a_checkpoint_outlives_the_module_of_its_environment(policy) -> None:
 def test_an_agent_that_was_never_trained_is_warned_of_nothing(policy, caplog) -> None:
     Agent(policy, MemoryImageStore()).task("FrozenLake-v1")
     assert not warnings(caplog)
+
+
+def test_a_checkpoint_in_the_home_folder_is_one_too(policy, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    policy.save(tmp_path / "sft")
+    about = {"tasks": [{"env": "FrozenLake-v1"}], "training_starts": ["a"]}
+    (tmp_path / "sft" / AGENT_FILE).write_text(json.dumps(about))
+    found = Agent.from_pretrained("~/sft")
+    assert (found.name, [t.env for t in found.tasks], found.training_starts) == ("sft", ["FrozenLake-v1"], {"a"})

@@ -148,7 +148,7 @@ def test_every_field_is_described() -> None:
         "name",  # of an algorithm
     }
     parts = [p for p in vars(config_module).values() if isinstance(p, type) and issubclass(p, config_module.Config)]
-    assert len(parts) == 17
+    assert len(parts) == 18
     assert [
         f"{p.__name__}.{n}" for p in parts for n, f in p.model_fields.items() if not f.description and n not in obvious
     ] == []
@@ -246,6 +246,12 @@ def test_episodes_replace_the_default_steps() -> None:
             "stages.1.data: a dataset folder is written with a slash, as in './data', "
             "and there is no earlier collect stage 'colect'; did you mean 'collect'?",
         ),
+        (
+            [COLLECT, {**SFT, "data": ["collect", "./d", "own"]}],
+            "stages.1.data: a dataset folder is written with a slash, as in './data', "
+            "and there is no earlier collect stage 'own'; known: collect",
+        ),
+        ([COLLECT, {**SFT, "data": []}], "stages.1.data: should not be empty"),
         (
             [SFT, COLLECT],
             "stages.0.data: a dataset folder is written with a slash, as in './data', "

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial, wraps
@@ -20,10 +20,13 @@ from eyas.bench.workload import ENVS, MODEL
 from eyas.build import build_run
 from eyas.config import ModelConfig, RLStage, RunConfig
 from eyas.models.adapter import VisionLanguageModel
+from eyas.models.policy import Policy
 from eyas.models.value_head import ValueHead
+from eyas.rollouts.collector import Collector
 from eyas.rollouts.task import Task
 from eyas.samplers.fused import FusedRows
 from eyas.training import loop
+from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.training.run import Run
 
@@ -63,13 +66,25 @@ class Inside:
         return timed
 
 
-def overhead_shares(iterations: int, num_envs: int, rollout_steps: int) -> list[float]:
-    """For each iteration of a real run, the share outside model, optimizer and environment; one more warms up."""
+LEARNER_CALLS = (*MODEL_CALLS, (Collector, "steps"), (Learner, "forward"), (Policy, "values"))
+
+
+def overhead_shares(
+    iterations: int,
+    num_envs: int,
+    rollout_steps: int,
+    calls: Sequence[tuple[Any, str]] = MODEL_CALLS,
+    config: ModelConfig = MODEL,
+) -> list[float]:
+    """For each iteration of a real run, the share outside `calls` and the environment; one more warms up.
+
+    Outside `LEARNER_CALLS`, playing and passes as a whole, lie estimators, batching and logging, the recorder's thread too.
+    """
     inside, marks = Inside(), []
     with ExitStack() as stack:
-        for owner, name in MODEL_CALLS:
+        for owner, name in calls:
             stack.enter_context(patch.object(owner, name, inside.wrap(getattr(owner, name))))
-        run = stack.enter_context(open_run(iterations + 1, num_envs, rollout_steps, minibatch_size=64))
+        run = stack.enter_context(open_run(iterations + 1, num_envs, rollout_steps, 64, config))
         model = run.policy.model.model
         stack.enter_context(patch.object(model, "get_image_features", inside.wrap(model.get_image_features)))
         run.tasks[:] = [replace(t, make_env=partial(_timed_env, t, inside)) for t in run.tasks]

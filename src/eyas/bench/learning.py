@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,7 +16,6 @@ from eyas.models.adapter import VisionLanguageModel
 from eyas.models.policy import Policy
 from eyas.models.reading import batch_of
 from eyas.seeding import generator
-from eyas.training import learner as training_learner
 from eyas.training.learner import Learner
 from eyas.training.optim import Optimizer
 from eyas.types import Message
@@ -33,16 +30,15 @@ def learner_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_t
     return [Side("learner", partial(_update, learner, samples)), *bare_sides(policy, samples)]
 
 
-def group_update_sides(policy: Policy, messages: Sequence[tuple[Message, ...]], new_tokens: int) -> list[Side]:
-    """The same where samples share their prompts, against an update in which each sample reads its own."""
-    samples = training_samples(policy, messages, new_tokens)
+def group_update_sides(
+    policy: Policy, messages: Sequence[tuple[Message, ...]], group_size: int, new_tokens: int
+) -> list[Side]:
+    """Updates on groups with one prompt each, against as many samples with prompts and pictures of their own."""
+    grouped = [m for m in messages[: len(messages) // group_size] for _ in range(group_size)]
+    samples, alone = (training_samples(policy, of_side, new_tokens) for of_side in (grouped, messages))
     learner = bench_learner(policy)
-
-    def alone() -> int:
-        with patch.object(training_learner, "batch_of", _each_alone):
-            return _update(learner, samples)
-
-    return [Side("group", partial(_update, learner, samples)), Side("alone", alone), *bare_sides(policy, samples)]
+    sides = [Side("group", partial(_update, learner, samples)), Side("alone", partial(_update, learner, alone))]
+    return [*sides, *bare_sides(policy, samples)]
 
 
 def bench_learner(policy: Policy) -> Learner:
@@ -53,10 +49,6 @@ def bench_learner(policy: Policy) -> Learner:
 def _update(learner: Learner, samples: Sequence[TrainingSample]) -> int:
     learner.update(samples)
     return len(samples)
-
-
-def _each_alone(*args: Any, shares_prompts: bool) -> TrainingBatch:
-    return batch_of(*args, shares_prompts=False)
 
 
 def bare_sides(policy: Policy, samples: Sequence[TrainingSample]) -> list[Side]:

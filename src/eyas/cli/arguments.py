@@ -12,7 +12,7 @@ def environment_arguments(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"environment argument '{pair}': write it as key=value, as in 'jitter=6'")
+            raise ConfigError(f"'{pair}': write it as key=value, as in 'jitter=6'")
         try:
             arguments[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

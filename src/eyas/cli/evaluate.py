@@ -29,6 +29,12 @@ def evaluate(
     decoding: Annotated[
         Literal["greedy", "sample", "both"], typer.Option(help="The likeliest text, or drawn at temperature 1.")
     ] = "both",
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="What writes the completions, as in a recipe: kind=vllm, max_batch=128."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     *,
     served: dict[str, Any],
@@ -39,13 +45,13 @@ def evaluate(
     from eyas.evaluation.report import format_table
     from eyas.training.progress import StageProgress
 
+    decodings = ("greedy", "sample") if decoding == "both" else (decoding,)
     with (
-        playing_agent(checkpoint, env, served) as agent,
-        StageProgress(Console(stderr=True), "eval", episodes) as progress,
+        playing_agent(checkpoint, env, served, sampler) as agent,
+        StageProgress(Console(stderr=True), "eval", episodes * len(decodings)) as progress,
     ):
-        options = {"on_episode": progress.update, "workers": workers, "num_envs": num_envs}
-        options["decodings"] = ("greedy", "sample") if decoding == "both" else (decoding,)
-        report = build.evaluate(agent, env, episodes, seed, **options, **arguments)
+        options: dict[str, Any] = {"on_episode": progress.update, "workers": workers, "num_envs": num_envs}
+        report = build.evaluate(agent, env, episodes, seed, decodings, **options, **arguments)
     if as_json:
         print(report.to_json())
     else:

@@ -45,7 +45,8 @@ class Demonstrations:
     def keep(self, trajectory: Trajectory) -> None:
         self._recorder = self._recorder or TrajectoryRecorder(self.folder, self.images)
         name = f"episode_{len(self.kept):06d}"
-        self._recorder.record(name, [trajectory], stage="play", iteration=0, env_id=self.task.env_id)
+        name_of = {self.task.index: self.task.interface.name_of}
+        self._recorder.record(name, [trajectory], name_of, stage="play", iteration=0, env_id=self.task.env_id)
         self._recorder.flush()
         self.kept.append(trajectory)
         numbers = rollout_metrics(self.kept, {self.task.index: self.task.interface.format.fact_keys})

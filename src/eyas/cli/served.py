@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from eyas.cli.arguments import environment_arguments
 from eyas.errors import ConfigError
@@ -16,6 +16,8 @@ from eyas.problems import in_words
 
 if TYPE_CHECKING:
     from eyas.build import Agent
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 def _option(help: str, **settings: Any) -> Any:
@@ -72,16 +74,24 @@ def with_served_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def playing_agent(name: str, env: str, served: dict[str, Any]) -> "Iterator[Agent]":
-    """A checkpoint or model by name, or a served one with its options; what that one took is told at the end, on stderr."""
-    from eyas.build import Agent
-    from eyas.samplers.openai import SERVED
+def playing_agent(name: str, env: str, served: dict[str, Any], sampler: list[str] | None = None) -> "Iterator[Agent]":
+    """A checkpoint or model by name, with `sampler` as in a recipe, or a served one with its options.
 
-    if name.startswith(SERVED):
-        agent = _served_agent(name.removeprefix(SERVED), env, **served)
-    else:
+    What a served one took is told at the end, on stderr.
+    """
+    from eyas.build import Agent
+    from eyas.config import SamplerConfig
+    from eyas.model_config import SERVED
+
+    if not name.startswith(SERVED):
         refuse_served(name, served)
-        agent = Agent.from_pretrained(name)
+        agent = Agent.from_pretrained(name, _part(SamplerConfig, "--sampler", sampler))
+    elif sampler:
+        raise ConfigError(
+            f"--sampler is for weights that are here, and the server of '{name}' has its own: leave it out"
+        )
+    else:
+        agent = _served_agent(name.removeprefix(SERVED), env, **served)
     try:
         yield agent
     finally:
@@ -109,14 +119,19 @@ def _served_agent(
 
     if base_url is None:
         raise ConfigError(f"where is the model '{model}'? Type its --base-url, as http://localhost:8000/v1")
-    try:
-        asked = InterfaceConfig.model_validate(_nested(environment_arguments(interface)))
-    except ValidationError as error:
-        raise ConfigError(f"--interface {in_words(error, InterfaceConfig, {})}") from None
+    asked = _part(InterfaceConfig, "--interface", interface)
     fields = environment_arguments(request_field)
     return Agent.served(
         model, base_url=base_url, tasks=[TaskConfig(env=env, interface=asked)], fields=fields, **options
     )
+
+
+def _part(part: type[Part], option: str, pairs: list[str] | None) -> Part:
+    """A part of a recipe, typed as KEY=VALUE pairs."""
+    try:
+        return part.model_validate(_nested(environment_arguments(pairs)))
+    except ValidationError as error:
+        raise ConfigError(f"{option} {in_words(error, part, {})}") from None
 
 
 def _nested(dotted: dict[str, Any]) -> dict[str, Any]:

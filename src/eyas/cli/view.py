@@ -13,6 +13,8 @@ import typer
 
 from eyas.errors import ConfigError
 
+END_TIMEOUT_S = 10  # for the questions that are open; longer than a play takes to save and end
+
 
 def view(
     runs: Annotated[
@@ -81,19 +83,38 @@ def serve(answers: Any, host: str, port: int, has_token: bool, opens_browser: bo
     if opens_browser:
         threading.Timer(0.5, webbrowser.open, [address]).start()
     app = create_app(answers, LOOPBACK if is_local else (), token, play)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=END_TIMEOUT_S
+        )
     )
+    _end_well(server, play)
     # The server hands a signal on when it has stopped: a default handler would end the program before it has cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+def _end_well(server: Any, play: Any) -> None:
+    """Lets a signal end the `play` first: the server waits for its answers, and a model may take its time."""
+    handle_exit = server.handle_exit
+
+    def stop(number: int, frame: Any) -> None:
+        if server.should_exit:  # a second one would tear open questions down, with a traceback of each
+            return
+        print("ending", file=sys.stderr)
+        if play:
+            threading.Thread(target=play.close).start()
+        handle_exit(number, frame)
+
+    server.handle_exit = stop
 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # Said to be TCP, asyncio sends the end of an answer at once; else it waits 40 ms for the other side each time.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)  # from now on, so that who reads the printed address can call it

@@ -5,10 +5,10 @@ from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
 
 from eyas.errors import ConfigError
-from eyas.guidance.options import SERVED, GuidanceConfig
+from eyas.guidance.options import GuidanceConfig
 from eyas.interface import Interface
 from eyas.interface.codecs import ReadFailure
-from eyas.model_config import ModelConfig
+from eyas.model_config import SERVED, ModelConfig
 from eyas.models.loading import build_model
 from eyas.models.policy import Policy
 from eyas.rollouts.samples import as_texts
@@ -193,7 +193,7 @@ class ModelCorrector:
 def _asked(config: GuidanceConfig, policy: Policy) -> Policy | ServedSampler:
     if config.model == "self":
         return policy
-    if config.model.startswith(SERVED):
+    if config.is_served:
         assert config.base_url is not None
         name = config.model.removeprefix(SERVED)
         return ServedSampler(name, config.base_url, policy.images, api_key_env=config.api_key_env)

@@ -4,13 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from eyas.model_config import Config
+from eyas.model_config import AskedConfig
 
-SERVED = "served:"  # what the name of a model behind a server begins with
 _ASKED = ("base_url", "api_key_env", "temperature", "max_new_tokens", "retries", "most_calls", "knows_truth")
 
 
-class GuidanceConfig(Config):
+class GuidanceConfig(AskedConfig):
     """Corrected thoughts that are cloned beside what the algorithm learns (Wei et al. 2025, GTR)."""
 
     corrector: str = Field(
@@ -33,8 +32,6 @@ class GuidanceConfig(Config):
         min_length=1,
         description="which model is asked: self, the policy as it is now; a name, folder or checkpoint; served:NAME",
     )
-    base_url: str | None = Field(default=None, description="of a served model, as http://localhost:8000/v1")
-    api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1, description="environment variable with its key")
     temperature: float = Field(default=0.2, gt=0, description="of the model that is asked")
     max_new_tokens: int | None = Field(default=None, ge=1, description="of its answer; none: as the task's")
     retries: int = Field(default=2, ge=0, description="times that it is asked again after an answer that says nothing")
@@ -52,9 +49,4 @@ class GuidanceConfig(Config):
             raise ValueError(f"{idle[0]} does nothing with corrector = 'expert': remove it, or set corrector = 'model'")
         if "early_end_reward" in changed and "lost" not in self.ends_where:
             raise ValueError("early_end_reward does nothing without ends_where = ['lost']: remove it")
-        is_served = self.model.startswith(SERVED)
-        if is_served and self.base_url is None:
-            raise ValueError(f"where is the model '{self.model}'? Set base_url, as 'http://localhost:8000/v1'")
-        if not is_served and (idle := sorted(changed & {"base_url", "api_key_env"})):
-            raise ValueError(f"{idle[0]} is for served models: remove it, or set model = 'served:NAME'")
         return self

@@ -261,16 +261,21 @@ class VisionLanguageModel(nn.Module):
         """Of the pictures of each row, in reading order. With a version of the weights they are kept for the next call."""
         return self.vision.features([p for hashes in rows for p in self.vision.keys(hashes)], images, version)
 
-    def positions(self, ids: np.ndarray, image_hashes: Sequence[str], images: ImageStore) -> np.ndarray:
-        """Position ids of a whole sequence: int64 (A, T), where A is 1, or 3 for models with M-RoPE."""
+    def positions(
+        self, ids: np.ndarray, image_hashes: Sequence[str], images: ImageStore, begin: int | None = None
+    ) -> np.ndarray:
+        """Position ids of a whole sequence: int64 (A, T), where A is 1, or 3 for models with M-RoPE.
+
+        With `begin` of the end of one, behind tokens whose next position that is: no picture may be cut.
+        """
         if not self.has_grid_positions:
-            return np.arange(len(ids), dtype=np.int64)[None] + self.family.first_position
+            return np.arange(len(ids), dtype=np.int64)[None] + (self.family.first_position if begin is None else begin)
         key = ids.tobytes(), tuple(images.get(h).shape for h in image_hashes)
         if key not in self._positions:
             self._positions[key] = self._grid_positions(ids, image_hashes, images)
             if len(self._positions) > PROMPT_CACHE_ENTRIES:
                 self._positions.popitem(last=False)
-        return self._positions[key]
+        return self._positions[key] + (begin or 0)
 
     def _grid_positions(self, ids: np.ndarray, image_hashes: Sequence[str], images: ImageStore) -> np.ndarray:
         """By the model's own function, which is asked about one sequence without padding: it keeps no state then."""

@@ -18,7 +18,9 @@ def token_logprobs(logits: Tensor, temperature: float | Tensor, forbidden_ids: T
     logits = logits.float()
     if forbidden_ids is not None and len(forbidden_ids):
         logits = logits.index_fill(-1, forbidden_ids, float("-inf"))
-    return torch.log_softmax(logits / temperature, dim=-1)
+    if isinstance(temperature, Tensor) or temperature != 1:  # dividing copies all logits
+        logits = logits / temperature
+    return torch.log_softmax(logits, dim=-1)
 
 
 def entropies(logprobs: Tensor) -> Tensor:

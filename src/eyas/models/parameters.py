@@ -163,6 +163,7 @@ def _compute_layers_again(model: nn.Module) -> None:
         if isinstance(layer, GradientCheckpointingLayer):
             index: Any = next((m.layer_idx for m in layer.modules() if hasattr(m, "layer_idx")), None)
             layer.forward = partial(_checkpointed, layer.forward, index)
+            layer.gradient_checkpointing = True  # only says so
 
 
 def _checkpointed(forward: Callable[..., Any], index: int | None, *args: Any, **options: Any) -> Any:

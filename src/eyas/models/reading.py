@@ -1,14 +1,25 @@
 """Reads training samples with a model: from samples to hidden states. Learner, critic and action scoring share it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eyas.batch import TrainingBatch, TrainingSample
 from eyas.collate import collate
 from eyas.models.adapter import VisionLanguageModel
+from eyas.models.vision import Features
+from eyas.splits import of_similar_length
 from eyas.types import ImageStore
+
+LEAST_PADDING = {"cpu": 256}  # tokens that another pass has to save; a GPU needs more of them to be busy
+MOST_EAGER_KEYS = 256
+MOST_EAGER_SCORES = 2**27  # of all layers, about ten bytes each
 
 
 def batch_of(
@@ -29,28 +40,79 @@ def batch_of(
 def read(model: VisionLanguageModel, images: ImageStore, batch: TrainingBatch, version: Hashable = None) -> Tensor:
     """Last hidden states (B, T, D) of a batch's rows. Gradients flow into shared prompts through their keys and values.
 
-    Without gradients, `version` names the weights: pictures that were encoded with them are not encoded again.
+    Rows of similar length share a pass, so that little padding is read: its hidden states are 0, or anything. Without
+    gradients, `version` names the weights: pictures that were encoded with them are not encoded again.
     """
-    cache = None
-    shared_hashes = batch.shared.image_hashes if batch.shared else []
-    features = model.features([*shared_hashes, *batch.image_hashes], images, version)
-    count = sum(len(hashes) for hashes in shared_hashes)
-    if batch.shared:
-        shared = batch.shared
-        _, cache = model.hidden(
-            shared.input_ids, shared.attention_mask, shared.position_ids, features[:count], use_cache=True
-        )
-        cache.batch_select_indices(shared.rows)
+    shared = batch.shared
+    of_prompts = shared.image_hashes if shared else []
+    features = iter(model.features([*of_prompts, *batch.image_hashes], images, version))
+    shared_features = list(islice(features, sum(len(hashes) for hashes in of_prompts)))
+    of_rows = [list(islice(features, len(hashes))) for hashes in batch.image_hashes]
+    groups = of_similar_length(batch.lengths, LEAST_PADDING.get(model.device.type, 2048))
+    with _suited_attention(model, batch):
+        cache = None
+        if shared:
+            prompts = shared.input_ids, shared.attention_mask, shared.position_ids, shared_features
+            _, cache = model.hidden(*prompts, use_cache=True)
+        parts = [_read_rows(model, batch, rows, [f for row in rows for f in of_rows[row]], cache) for rows in groups]
+    if len(parts) == 1:
+        return parts[0]
+    hidden = parts[0].new_zeros(*batch.input_ids.shape, parts[0].shape[-1])
+    for rows, part in zip(groups, parts, strict=True):
+        hidden[torch.from_numpy(rows), : part.shape[1]] = part
+    return hidden
+
+
+@contextmanager
+def _suited_attention(model: VisionLanguageModel, batch: TrainingBatch) -> Iterator[None]:
+    """Short rows in bfloat16 on a CPU attend by plain products: torch's fused attention is many times slower there.
+
+    Plain products keep every score for the backward pass, and gain nothing with long rows.
+    """
+    config, keys = model.model.config, batch.attention_mask.shape[-1]
+    text = config.get_text_config()
+    scores = batch.input_ids.numel() * keys * text.num_attention_heads * text.num_hidden_layers
+    is_small = keys <= MOST_EAGER_KEYS and scores <= MOST_EAGER_SCORES
+    is_fused = {c._attn_implementation for c in (config, text)} == {"sdpa"}
+    is_rounded = model.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    is_read_again = model.model.is_activation_checkpointing  # in the backward pass, when this context is over
+    if not (is_small and is_fused and is_rounded) or is_read_again:
+        yield
+        return
+    model.model.set_attn_implementation({"": "eager", "text_config": "eager"})
+    try:
+        yield
+    finally:
+        model.model.set_attn_implementation({"": "sdpa", "text_config": "sdpa"})
+
+
+def _read_rows(
+    model: VisionLanguageModel, batch: TrainingBatch, rows: np.ndarray, features: Sequence[Features], cache: Any
+) -> Tensor:
+    """Hidden states (R, W, D) of some rows, as far as the longest of them goes. `cache` holds the shared prompts."""
+    width = int(batch.lengths[rows].max())
+    index = torch.from_numpy(rows).to(batch.input_ids.device)
+    seen = batch.attention_mask.shape[-1] - batch.input_ids.shape[1] + width
+    mask = batch.attention_mask[index, ..., :seen]
+    prompt_lengths = None if model.family.is_causal else _prompt_lengths(batch)[index].clamp(max=width)
     hidden, _ = model.hidden(
-        batch.input_ids,
-        batch.attention_mask,
-        batch.position_ids,
-        features[count:],
-        cache=cache,
-        use_cache=cache is not None,
-        prompt_lengths=None if model.family.is_causal else _prompt_lengths(batch),
+        batch.input_ids[index, :width],
+        mask if mask.ndim == 2 else mask[:, :, :width],
+        batch.position_ids[..., index, :width],
+        features,
+        cache=_continued(cache, batch.shared.rows[index]) if batch.shared else None,
+        use_cache=batch.shared is not None,
+        prompt_lengths=prompt_lengths,
     )
     return hidden
+
+
+def _continued(cache: Any, rows: Tensor) -> Any:
+    """A cache in which row i continues row `rows[i]` of another, which stays as it is."""
+    part = copy(cache)
+    part.layers = [copy(layer) for layer in cache.layers]
+    part.batch_select_indices(rows)
+    return part
 
 
 def _prompt_lengths(batch: TrainingBatch) -> Tensor:

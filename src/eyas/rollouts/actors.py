@@ -74,11 +74,12 @@ class _ScriptedActor(ABC):
     def _decide(self, turn: Turn) -> Decision: ...
 
 
-def _wordless(turn: Turn, action: Any, executed_by: ExecutedBy) -> Decision:
+def wordless(turn: Turn, action: Any, executed_by: ExecutedBy) -> Decision:
     return Decision(Completion(""), ParsedAction(action, turn.interface.name_of(action), "", {}, 0), executed_by)
 
 
-def _written(turn: Turn, move: ExpertMove, executed_by: ExecutedBy) -> Decision:
+def written(turn: Turn, move: ExpertMove, executed_by: ExecutedBy) -> Decision:
+    """The move in the words of a demonstrator. Raises EyasError where the format cannot carry it."""
     text = turn.interface.write(move)
     completion = Completion(text)
     parsed = turn.interface.parse(completion, turn.legal_actions)
@@ -101,9 +102,9 @@ class RandomActor(_ScriptedActor):
         action = interface.random_action(generator("random actor", turn.seed), turn.legal_actions)
         facts = expert_move.facts if expert_move else {}
         if not self.is_writing or not set(interface.format.fact_keys) <= set(facts):
-            return _wordless(turn, action, ExecutedBy.RANDOM)
+            return wordless(turn, action, ExecutedBy.RANDOM)
         thought = None if expert_move else f"I choose {interface.name_of(action)}."
-        return _written(turn, ExpertMove(action, facts, thought), ExecutedBy.RANDOM)
+        return written(turn, ExpertMove(action, facts, thought), ExecutedBy.RANDOM)
 
 
 class ConstantActor(_ScriptedActor):
@@ -116,7 +117,7 @@ class ConstantActor(_ScriptedActor):
         action = self.action
         if not turn.interface.codec.is_legal(action, turn.legal_actions):
             action = turn.interface.random_action(generator("constant actor", turn.seed), turn.legal_actions)
-        return _wordless(turn, action, ExecutedBy.RANDOM)
+        return wordless(turn, action, ExecutedBy.RANDOM)
 
 
 class ExpertActor(_ScriptedActor):
@@ -140,4 +141,4 @@ class ExpertActor(_ScriptedActor):
             random_action = turn.interface.random_action(rng, turn.legal_actions)
             (action, *_), executed_by = turn.interface.moves(random_action), ExecutedBy.RANDOM
             move = replace(move, action=action)
-        return _written(turn, move, executed_by)
+        return written(turn, move, executed_by)

@@ -13,28 +13,16 @@ from typing import Any
 import numpy as np
 
 from eyas.config import WorkersConfig
-from eyas.envs.host import EnvError, EnvOutcome, EnvSource, raised
+from eyas.envs.host import EnvError, EnvOutcome, raised
 from eyas.envs.pool import EnvPool, LocalPool, make_pool
 from eyas.errors import EnvironmentFailure, EyasError, ModelError
-from eyas.interface.actions import SequenceCodec
 from eyas.rollouts.actors import Actor, Decision, Turn
-from eyas.rollouts.episode import BROKEN, Running
+from eyas.rollouts.encoding import image_hashes
+from eyas.rollouts.episode import BROKEN, Running, add_rewards
 from eyas.rollouts.resume import repeat, state_of
 from eyas.rollouts.task import Task
 from eyas.seeding import Split, derive_seed, environment_seed, generator
-from eyas.types import (
-    ExecutedBy,
-    ExpertMove,
-    FailureEffect,
-    ImagePart,
-    ImageStore,
-    Message,
-    ParsedAction,
-    RewardBreakdown,
-    Step,
-    StopReason,
-    Trajectory,
-)
+from eyas.types import ExpertMove, ImageStore, Message, Step, StopReason, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +62,7 @@ class Collector:
         self.lost_episodes: list[int] = []  # in the last call
         self.moves_asked = self.moves_dropped = 0  # since the last call; dropped: after the end, or not legal any more
         self.pool: EnvPool = make_pool(
-            [_source(t, actor) for t in tasks], workers.count, workers.reset_timeout_s, workers.step_timeout_s
+            [t.source(actor.asks_expert) for t in tasks], workers.count, workers.reset_timeout_s, workers.step_timeout_s
         )
         self._running: dict[int, Running] = {}  # slot -> the episode that it plays
         self._pending: set[int] = set()  # slots whose environment works
@@ -150,7 +138,7 @@ class Collector:
         prompts += [step.messages for r in self._running.values() if r.episode < episodes_below for step in r.steps]
         prompts += [step.messages for t in self._done if t.episode < episodes_below for step in t.steps]
         prompts += [t.final_messages or () for t in self._done if t.episode < episodes_below]
-        hashes = {p.image_hash for messages in prompts for m in messages for p in m.parts if isinstance(p, ImagePart)}
+        hashes = {h for messages in prompts for h in image_hashes(messages)}
         looked_back_at = [p for r in self._running.values() if r.interface.history.depth for p in r.past]
         return hashes | {p.image_hash for step in looked_back_at for p in step.shown.pictures}
 
@@ -160,6 +148,9 @@ class Collector:
 
     def _finish(self) -> list[Trajectory]:
         self.lost_episodes.sort()
+        if self.split is Split.TRAIN:  # nothing else reads extra rewards, and one may cost something
+            for index, task in enumerate(self.tasks):
+                add_rewards(task, [t for t in self._done if t.task == index])
         return sorted(self._done, key=lambda t: (t.episode, t.first_step))
 
     # ------------------------------------------------------------------------------------- one episode
@@ -229,12 +220,16 @@ class Collector:
         except ModelError as error:  # the environment may say what the model takes for a picture
             self._lose(running, raised(error))
             return
-        if fits:
-            if reason:
-                self._close(running, reason)
-        elif running.steps:
+        if not fits:
+            self._overflow(running, reason or StopReason.CONTEXT_OVERFLOW)
+        elif reason:
+            self._close(running, reason)
+
+    def _overflow(self, running: Running, reason: StopReason = StopReason.CONTEXT_OVERFLOW) -> None:
+        """Ends an episode whose next prompt the model cannot read; one whose first prompt that is, is lost."""
+        if running.steps:
             running.messages = running.steps[-1].messages  # the last prompt that the critic can read
-            self._close(running, reason or StopReason.CONTEXT_OVERFLOW)
+            self._close(running, reason)
         else:
             message = (
                 f"the prompt of {running.task.env_id or 'the task'} does not fit into the model's context: "
@@ -297,31 +292,17 @@ class Collector:
 
     def _apply(self, running: Running, turn: Turn, decision: Decision) -> None:
         """Hands a decision to the environment, or the configured effect of a parse failure."""
-        interface = turn.interface
-        if isinstance(decision.parse, ParsedAction):
-            action, effect = decision.parse.action, None
-        else:
-            effect = interface.on_parse_failure
-            action = self._fallback_action(running, effect, turn)
-        running.parse_failures += effect is not None
-        step = step_record(running, turn, decision, action, effect)
-        if action is not None:
-            running.step, running.moves = step, interface.moves(action)
+        reason = running.decide(turn, decision, self._seed("fallback", running), self.images)
+        if running.moves:
             self.moves_asked += len(running.moves)
             self._pending.add(running.slot)
             self.pool.step(running.slot, running.moves)
-            return
-        running.add(step)
-        if effect is FailureEffect.END or running.parse_failures >= interface.max_parse_failures:
-            self._close(running, StopReason.PARSE_FAILURE)
-            return
-        running.show_again(self.images)
-        self._go_on(running)
-
-    def _fallback_action(self, running: Running, effect: FailureEffect, turn: Turn) -> Any:
-        if effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY):
-            return turn.interface.random_action(generator(self._seed("fallback", running)), turn.legal_actions)
-        return None
+        elif reason is StopReason.CONTEXT_OVERFLOW:
+            self._overflow(running)
+        elif reason:
+            self._close(running, reason)
+        else:
+            self._go_on(running)
 
     # ------------------------------------------------------------------------------------- resuming
 
@@ -360,29 +341,3 @@ class Collector:
         if moves is not None:
             self._pending.add(running.slot)
             self.pool.step(running.slot, moves)
-
-
-def _source(task: Task, actor: Actor) -> EnvSource:
-    """What a worker needs to play a task. A single action was checked when it was parsed."""
-    interface, expert = task.interface, task.expert if actor.asks_expert else None
-    may_follow = interface.codec.may_follow if isinstance(interface.codec, SequenceCodec) else None
-    return EnvSource(task.make_env, interface.renders, expert, may_follow)
-
-
-def step_record(running: Running, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
-    """The record of a decision, before the environment has answered."""
-    terms = {"environment": 0.0}
-    if effect in (FailureEffect.PENALTY, FailureEffect.END):
-        terms["parse_failure"] = turn.interface.parse_failure_penalty
-    return Step(
-        messages=turn.messages,
-        completion=decision.completion,
-        parse=decision.parse,
-        action=action,
-        executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
-        reward=RewardBreakdown(terms, running.task.reward_scale),
-        facts=running.told.facts,
-        legal_actions=turn.legal_actions if turn.legal_actions is None else tuple(turn.legal_actions),
-        action_name=None if action is None else turn.interface.name_of(action),
-        expert_move=turn.expert_move,
-    )

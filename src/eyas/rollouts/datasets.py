@@ -18,7 +18,10 @@ from eyas.rollouts.images import hash_image, png_to_image
 from eyas.rollouts.tables import IMAGES_PER_ROW_GROUP, READABLE_VERSIONS, columns_of, table_to_rows, upgraded
 from eyas.types import Trajectory
 
-_COLLECT = "eyas collect ENV --policy expert --output {folder}"
+
+def _missing(folder: str | Path, said: str = "") -> DatasetError:
+    said = said or f"there is no dataset at {folder}"
+    return DatasetError(f"{said}: type `eyas collect ENV --policy expert --output {folder}`")
 
 
 # ----------------------------------------------------------------------------------------------- trajectories
@@ -34,10 +37,10 @@ def load_trajectories(folder: str | Path, name: str | None = None) -> list[Traje
 
 def _trajectory_files(folder: Path, name: str | None) -> list[Path]:
     if not folder.is_dir():
-        raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+        raise _missing(folder)
     files = sorted((folder / "trajectories").glob("*.parquet"))
     if not files:
-        raise DatasetError(f"{folder} holds no trajectories: type `{_COLLECT.format(folder=folder)}`")
+        raise _missing(folder, f"{folder} holds no trajectories")
     if name is None:
         return files
     if named := [f for f in files if f.stem == name]:
@@ -69,32 +72,23 @@ def _load_file(path: Path) -> list[Trajectory]:
 class DatasetImageStore:
     """The recorded pictures of a folder, read lazily. Decoded ones are kept up to `max_cached_bytes`.
 
-    `put` keeps a new picture in memory only. Shards written after opening are found on the first miss.
+    Shards written after opening are found on the first miss.
     """
 
     def __init__(self, folder: str | Path, max_cached_bytes: int = 256 * 2**20) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+            raise _missing(folder)
         self._max_cached_bytes = max_cached_bytes
         self._cached_bytes = 0
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._added: dict[str, np.ndarray] = {}
         self._places: dict[str, tuple[Path, int]] = {}  # hash -> shard, row
         self._shards: set[Path] = set()
         self._row_group: tuple[Path, int, list[bytes]] | None = None
         self._find_shards()
 
-    def put(self, image: np.ndarray) -> str:
-        image_hash = hash_image(image)
-        if image_hash not in self:
-            self._added[image_hash] = image.copy()
-        return image_hash
-
     def get(self, image_hash: str) -> np.ndarray:
         """The read-only uint8 (H, W, 3) picture. Raises `DatasetError` where it is missing or damaged."""
-        if image_hash in self._added:
-            return self._added[image_hash]
         if image_hash in self._cache:
             self._cache.move_to_end(image_hash)
             return self._cache[image_hash]
@@ -108,9 +102,9 @@ class DatasetImageStore:
         return image
 
     def __contains__(self, image_hash: object) -> bool:
-        if image_hash not in self._places and image_hash not in self._added:
+        if image_hash not in self._places:
             self._find_shards()
-        return image_hash in self._places or image_hash in self._added
+        return image_hash in self._places
 
     def _find_shards(self) -> None:
         for shard in sorted((self.folder / "images").glob("*.parquet")):
@@ -171,7 +165,7 @@ def dataset_info(folder: str | Path) -> dict[str, Any]:
     """What `write_dataset_info` wrote. Raises `DatasetError` where it is missing or unreadable."""
     path = Path(folder) / "dataset.json"
     if not path.is_file():
-        raise DatasetError(f"there is no dataset at {folder}: type `{_COLLECT.format(folder=folder)}`")
+        raise _missing(folder)
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -5,7 +5,7 @@ the index of its step, so a file grows linearly with the number of steps in conv
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,19 +31,11 @@ from eyas.types import (
     Trajectory,
 )
 
-# The fields of a trajectory that are columns as they are.
-_EPISODE_FIELDS = (
-    "task",
-    "episode",
-    "seed",
-    "group",
-    "success",
-    "progress",
-    "first_step",
-    "return_before",
-    "fallbacks_before",
-    "final_value",
-)
+# Fields that are columns as they are.
+_EPISODE_FIELDS = ("task", "episode", "seed", "group", "success", "progress", "first_step", "return_before",
+                   "fallbacks_before", "final_value")  # fmt: skip
+_STEP_FIELDS = ("value", "advantage", "learner_logprobs", "updated_logprobs", "token_advantages")
+_COMPLETION_FIELDS = ("token_ids", "sampling_logprobs", "policy_version")
 
 
 # ----------------------------------------------------------------------------------------------- actions
@@ -81,6 +73,17 @@ def decode_action(encoded: Any) -> Any:
     if "scalar" in encoded:
         return np.array(encoded["scalar"], dtype)[0]
     return np.array(encoded["array"], dtype).reshape(encoded["shape"])
+
+
+def action_names(rows: Sequence[Row], name_of: Mapping[int, Callable[[Any], str]]) -> dict[int, dict[str, str]]:
+    """How the legal actions in the rows are called, by task and by their JSON; `name_of` says it for each task."""
+    names: dict[int, dict[str, str]] = {task: {} for task in name_of}
+    for task, legal in {(row["task"], row.get("legal_actions")) for row in rows}:
+        for encoded in json.loads(legal or "null") or () if task in names else ():
+            code = json.dumps(encoded)
+            if code not in names[task]:
+                names[task][code] = name_of[task](decode_action(encoded))
+    return names
 
 
 # ----------------------------------------------------------------------------------------------- prompts
@@ -133,13 +136,8 @@ def _encode_scores(scores: ActionScores | None) -> Any:
 def _decode_scores(encoded: Any) -> ActionScores | None:
     if encoded is None:
         return None
-    return ActionScores(
-        start=encoded["start"],
-        candidates=tuple(np.array(ids, np.int32) for ids in encoded["candidates"]),
-        logprobs=np.array(encoded["logprobs"], np.float32),
-        chosen=encoded["chosen"],
-        is_per_token=encoded["is_per_token"],
-    )
+    candidates = tuple(np.array(ids, np.int32) for ids in encoded["candidates"])
+    return ActionScores(**encoded | {"candidates": candidates, "logprobs": np.array(encoded["logprobs"], np.float32)})
 
 
 def _encode_message(message: Message, earlier: Sequence[Completion]) -> dict[str, Any]:
@@ -161,7 +159,7 @@ class _PromptEncoder:
 
     def __init__(self) -> None:
         self._messages: tuple[Message, ...] = ()
-        self._completions: list[Completion] = []
+        self.completions: list[Completion] = []  # of the steps so far
 
     def encode(self, messages: tuple[Message, ...]) -> tuple[int, str]:
         """Number of leading messages shared with the last prompt, and the JSON of the rest (at least one message)."""
@@ -170,10 +168,7 @@ class _PromptEncoder:
         while prefix < limit and self._is_same(messages[prefix], self._messages[prefix]):
             prefix += 1
         self._messages = messages
-        return prefix, json.dumps([_encode_message(m, self._completions) for m in messages[prefix:]])
-
-    def add_completion(self, completion: Completion) -> None:
-        self._completions.append(completion)
+        return prefix, json.dumps([_encode_message(m, self.completions) for m in messages[prefix:]])
 
     def _is_same(self, message: Message, other: Message) -> bool:
         # Message.__eq__ would compare NumPy arrays by truth value.
@@ -181,9 +176,10 @@ class _PromptEncoder:
             return True
         if message.role != other.role or message.parts != other.parts:
             return False
-        return message.completion is other.completion or (
-            _encode_message(message, self._completions) == _encode_message(other, self._completions)
-        )
+        if message.completion is other.completion:
+            return True
+        first, second = (_encode_message(m, self.completions) for m in (message, other))
+        return first == second
 
 
 def _decode_prompt(
@@ -237,17 +233,15 @@ def decode_trajectory(rows: Sequence[Row]) -> Trajectory:
 
 def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
     prefix, prompt = encoder.encode(step.messages)
-    encoder.add_completion(step.completion)
+    encoder.completions.append(step.completion)
     completion = step.completion
     return {
         "prompt_prefix": prefix,
         "prompt": prompt,
         "image_hashes": image_hashes(step.messages[prefix:]),
         "completion_text": completion.text,
-        "token_ids": completion.token_ids,
-        "sampling_logprobs": completion.sampling_logprobs,
+        **{field: getattr(completion, field) for field in _COMPLETION_FIELDS},
         "finish_reason": completion.finish_reason.value,
-        "policy_version": completion.policy_version,
         "scores": None if completion.scores is None else json.dumps(_encode_scores(completion.scores)),
         **_encode_parse(step),
         "action": json.dumps(encode_action(step.action)),
@@ -261,11 +255,7 @@ def _encode_step(step: Step, encoder: _PromptEncoder) -> Row:
             None if step.legal_actions is None else [encode_action(a) for a in step.legal_actions]
         ),
         "expert_move": _encode_move(step.expert_move),
-        "value": step.value,
-        "advantage": step.advantage,
-        "learner_logprobs": step.learner_logprobs,
-        "updated_logprobs": step.updated_logprobs,
-        "token_advantages": step.token_advantages,
+        **{field: getattr(step, field) for field in _STEP_FIELDS},
     }
 
 
@@ -274,10 +264,8 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         messages=messages,
         completion=Completion(
             text=row["completion_text"],
-            token_ids=row["token_ids"],
-            sampling_logprobs=row["sampling_logprobs"],
+            **{field: row[field] for field in _COMPLETION_FIELDS},
             finish_reason=FinishReason(row["finish_reason"]),
-            policy_version=row["policy_version"],
             scores=None if row["scores"] is None else _decode_scores(json.loads(row["scores"])),
         ),
         parse=_decode_parse(row),
@@ -288,11 +276,7 @@ def _decode_step(row: Row, messages: tuple[Message, ...]) -> Step:
         facts=json.loads(row["facts_truth"]),
         legal_actions=_decode_legal(row["legal_actions"]),
         expert_move=_decode_move(row["expert_move"]),
-        value=row["value"],
-        advantage=row["advantage"],
-        learner_logprobs=row["learner_logprobs"],
-        updated_logprobs=row["updated_logprobs"],
-        token_advantages=row["token_advantages"],
+        **{field: row[field] for field in _STEP_FIELDS},
     )
 
 
@@ -317,19 +301,15 @@ def _decode_move(encoded: str | None) -> ExpertMove | None:
 
 def _encode_parse(step: Step) -> Row:
     parse = step.parse
-    if isinstance(parse, ParsedAction):
-        return {
-            "parse_kind": "parsed",
-            "action_name": parse.name,
-            "parsed_action": json.dumps(encode_action(parse.action)),
-            "thought": parse.thought,
-            "facts_written": json.dumps(dict(parse.facts)),
-            "action_start": parse.action_start,
-        }
+    if isinstance(parse, ParseFailure):
+        told = {"parse_kind": "failure", "parse_reason": parse.reason.value, "parse_detail": parse.detail}
+        return told | {"action_start": parse.action_start}
     return {
-        "parse_kind": "failure",
-        "parse_reason": parse.reason.value,
-        "parse_detail": parse.detail,
+        "parse_kind": "parsed",
+        "action_name": parse.name,
+        "parsed_action": json.dumps(encode_action(parse.action)),
+        "thought": parse.thought,
+        "facts_written": json.dumps(dict(parse.facts)),
         "action_start": parse.action_start,
     }
 

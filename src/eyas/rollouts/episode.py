@@ -1,7 +1,7 @@
 """The episode that a slot plays: what its environment told, what was shown and done, and the record that comes of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,23 @@ import numpy as np
 from eyas.envs.host import EnvOutcome
 from eyas.interface import Interface
 from eyas.interface.history import PastStep, Shown
+from eyas.rollouts.actors import Decision, Turn
 from eyas.rollouts.task import Task
-from eyas.types import Completion, ExpertMove, ImageStore, Message, Step, StopReason, Trajectory
+from eyas.seeding import generator
+from eyas.types import (
+    Completion,
+    ExecutedBy,
+    ExpertMove,
+    FailureEffect,
+    FinishReason,
+    ImageStore,
+    Message,
+    ParsedAction,
+    RewardBreakdown,
+    Step,
+    StopReason,
+    Trajectory,
+)
 
 # Ends that the task knows nothing of.
 _OUTSIDE = {StopReason.PARSE_FAILURE, StopReason.CONTEXT_OVERFLOW, StopReason.GUIDANCE}
@@ -82,11 +97,55 @@ class Running:
     fallbacks_before: int = 0
     parse_failures: int = 0
     step: Step | None = None  # whose outcome the environment has not told yet
-    moves: tuple[Any, ...] = ()  # of that step
+    moves: tuple[Any, ...] = ()  # of that step; none where the environment is not stepped
 
     @property
     def interface(self) -> Interface:
         return self.task.interface
+
+    def decide(self, turn: Turn, decision: Decision, fallback_seed: int, images: ImageStore) -> StopReason | None:
+        """What a decision, or the configured effect of a parse failure, does: `moves` are to be played next.
+
+        Where there are none, the same observation is shown again. Returns why the episode ends, where it does.
+        """
+        self.moves = ()
+        if decision.completion.finish_reason is FinishReason.OVERFLOW:
+            return StopReason.CONTEXT_OVERFLOW
+        interface, action, effect = turn.interface, None, None
+        if isinstance(decision.parse, ParsedAction):
+            action = decision.parse.action
+        else:
+            effect = interface.on_parse_failure
+            self.parse_failures += 1
+            if effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY):
+                action = interface.random_action(generator(fallback_seed), turn.legal_actions)
+        step = self._record(turn, decision, action, effect)
+        if action is not None:
+            self.step, self.moves = step, interface.moves(action)
+            return None
+        self.add(step)
+        if effect is FailureEffect.END or self.parse_failures >= interface.max_parse_failures:
+            return StopReason.PARSE_FAILURE
+        self.show_again(images)
+        return None
+
+    def _record(self, turn: Turn, decision: Decision, action: Any, effect: FailureEffect | None) -> Step:
+        """The record of a decision, before the environment has answered."""
+        terms = {"environment": 0.0}
+        if effect in (FailureEffect.PENALTY, FailureEffect.END):
+            terms["parse_failure"] = turn.interface.parse_failure_penalty
+        return Step(
+            messages=turn.messages,
+            completion=decision.completion,
+            parse=decision.parse,
+            action=action,
+            executed_by=decision.executed_by if effect is None else ExecutedBy.FALLBACK,
+            reward=RewardBreakdown(terms, self.task.reward_scale),
+            facts=self.told.facts,
+            legal_actions=turn.legal_actions if turn.legal_actions is None else tuple(turn.legal_actions),
+            action_name=None if action is None else turn.interface.name_of(action),
+            expert_move=turn.expert_move,
+        )
 
     def take(self, outcome: EnvOutcome, images: ImageStore) -> StopReason | None:
         """What a reset or a step led to. Returns why the episode ended, where it did; raises one of BROKEN."""
@@ -135,7 +194,7 @@ class Running:
     # ------------------------------------------------------------------------------------- the record
 
     def close(self, reason: StopReason) -> Trajectory:
-        """What was played since the last cut. Raises whatever a reward raises."""
+        """What was played since the last cut, without the extra rewards."""
         is_over = reason is not StopReason.CUT
         trajectory = Trajectory(
             task=self.task_index,
@@ -152,9 +211,6 @@ class Running:
         )
         if is_over:
             trajectory.success = self._success(trajectory)
-        for reward, coefficient in self.task.rewards:
-            for step, value in zip(trajectory.steps, reward(trajectory), strict=True):
-                step.reward = replace(step.reward, terms={**step.reward.terms, reward.name: coefficient * value})
         self.return_before, self.fallbacks_before = trajectory.total_return, trajectory.num_fallbacks
         self.steps = []
         return trajectory
@@ -167,3 +223,11 @@ class Running:
             return trajectory.total_return >= self.task.success_return
         is_outside = trajectory.stop_reason in _OUTSIDE
         return False if is_outside else None
+
+
+def add_rewards(task: Task, trajectories: Sequence[Trajectory]) -> None:
+    """Adds the task's extra terms to the steps of its trajectories. Raises whatever a reward raises."""
+    for reward, coefficient in task.rewards:
+        for trajectory, values in zip(trajectories, reward(trajectories), strict=True):
+            for step, value in zip(trajectory.steps, values, strict=True):
+                step.reward = replace(step.reward, terms={**step.reward.terms, reward.name: coefficient * value})

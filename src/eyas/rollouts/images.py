@@ -1,6 +1,8 @@
 """Pictures by content hash, and their PNG form."""
 
 import io
+import struct
+import zlib
 from collections.abc import Iterable
 from hashlib import blake2b
 
@@ -8,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from eyas.errors import DatasetError
-from eyas.types import ImageStore
+from eyas.types import ImageSource
 
 
 def hash_image(image: np.ndarray) -> str:
@@ -19,11 +21,22 @@ def hash_image(image: np.ndarray) -> str:
 
 
 def image_to_png(image: np.ndarray, compress_level: int = 1) -> bytes:
-    """Encodes a uint8 (H, W, 3) picture without loss."""
+    """Encodes a uint8 (H, W, 3) picture without loss: each row as its difference from the one above (PNG's filter 2).
+
+    Pillow tries every filter on each row: at least twice the time, for files of the same size.
+    """
     _check_image(image)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=compress_level)
-    return buffer.getvalue()
+    height, width, _ = image.shape
+    flat = image.reshape(height, -1)
+    rows = np.full((height, 1 + 3 * width), 2, dtype=np.uint8)  # each begins with its filter
+    rows[0, 1:], rows[1:, 1:] = flat[0], flat[1:] - flat[:-1]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), compress_level)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png_to_image(data: bytes) -> np.ndarray:
@@ -40,13 +53,13 @@ class MemoryImageStore:
 
     def __init__(self) -> None:
         self._images: dict[str, np.ndarray] = {}
-        self._behind: list[ImageStore] = []
+        self._behind: list[ImageSource] = []
 
-    def attach(self, store: ImageStore) -> None:
+    def attach(self, store: ImageSource) -> None:
         """Looks here too for pictures that are not in memory: a dataset's, on disk."""
         self._behind.append(store)
 
-    def detach(self, store: ImageStore) -> None:
+    def detach(self, store: ImageSource) -> None:
         self._behind.remove(store)
 
     def put(self, image: np.ndarray) -> str:

@@ -1,28 +1,18 @@
 """Episodes that a person and a policy play in turn. What a person had a hand in is kept as demonstrations."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from eyas.envs.host import EnvError, EnvHosts, EnvOutcome, EnvSource, raised
-from eyas.errors import ConfigError, EnvironmentFailure
-from eyas.interface.actions import SequenceCodec
+from eyas.envs.host import EnvError, EnvHosts, EnvOutcome, raised
+from eyas.errors import ConfigError, EnvironmentFailure, EyasError
 from eyas.interface.codecs import ReadFailure
-from eyas.rollouts.actors import Decision, PolicyActor, Turn
-from eyas.rollouts.collector import step_record
+from eyas.rollouts.actors import Decision, PolicyActor, Turn, wordless, written
 from eyas.rollouts.episode import BROKEN, Running
 from eyas.rollouts.task import Task
-from eyas.seeding import Split, derive_seed, environment_seed, generator
-from eyas.types import (
-    Completion,
-    ExecutedBy,
-    ExpertMove,
-    FailureEffect,
-    ImageStore,
-    ParsedAction,
-    StopReason,
-    Trajectory,
-)
+from eyas.seeding import Split, derive_seed, environment_seed
+from eyas.types import ExecutedBy, ExpertMove, ImageStore, StopReason, Trajectory
 
 
 class Playing:
@@ -42,9 +32,7 @@ class Playing:
         self.record: Trajectory | None = None  # of the episode that ended last
         self.suggestion: Decision | None = None  # what the policy would do now
         self._draws = 0  # suggestions of this step so far
-        codec = task.interface.codec
-        may_follow = codec.may_follow if isinstance(codec, SequenceCodec) else None
-        self._env = EnvHosts([EnvSource(task.make_env, task.interface.renders, task.expert, may_follow)])
+        self._env = EnvHosts([task.source(asks_expert=True)])
 
     # ------------------------------------------------------------------------------------- episodes
 
@@ -63,7 +51,7 @@ class Playing:
         """Gives up a running episode; the steps that it has are kept."""
         if self.running and self.record is None and self.running.steps:
             self._close(StopReason.INTERRUPTED)
-        self.running, self.suggestion = None, None
+        self.running, self.suggestion, self._draws = None, None, 0
 
     def close(self) -> None:
         self.leave()
@@ -112,28 +100,16 @@ class Playing:
         return action
 
     def _apply(self, turn: Turn, decision: Decision) -> None:
-        running, interface = self.running, turn.interface
+        running = self.running
         assert running is not None
-        effect = None
-        if isinstance(decision.parse, ParsedAction):
-            action = decision.parse.action
-        else:
-            effect = interface.on_parse_failure
-            is_random = effect in (FailureEffect.RANDOM_LEGAL, FailureEffect.PENALTY)
-            action = interface.random_action(generator(turn.seed), turn.legal_actions) if is_random else None
-        step = step_record(running, turn, decision, action, effect)
+        reason = running.decide(turn, decision, turn.seed, self.images)
         self.suggestion, self._draws = None, 0
-        if action is not None:
-            running.step, running.moves = step, interface.moves(action)
+        if running.moves:
             self._take(self._env.step(0, running.moves))
-            return
-        running.add(step)
-        running.parse_failures += 1
-        if effect is FailureEffect.END or running.parse_failures >= interface.max_parse_failures:
-            self._close(StopReason.PARSE_FAILURE)
-        else:
-            running.show_again(self.images)
+        elif reason is None:
             self._check_room()
+        else:
+            self._close(reason)
 
     # ------------------------------------------------------------------------------------- outcomes
 
@@ -159,19 +135,20 @@ class Playing:
         running = self.running
         assert running is not None
         if self.policy and not self.policy.fits(running.interface, running.messages):
+            self._close(StopReason.CONTEXT_OVERFLOW)
+
+    def _close(self, reason: StopReason) -> None:
+        running = self.running
+        assert running is not None
+        if reason is StopReason.CONTEXT_OVERFLOW:
             if not running.steps:
                 self.running = None
                 raise ConfigError(
                     "the first prompt leaves no room for a completion in the model's context: play without the checkpoint, "
                     "or with smaller pictures"
                 )
-            self._close(StopReason.CONTEXT_OVERFLOW)
-
-    def _close(self, reason: StopReason) -> None:
-        assert self.running is not None
-        if reason is StopReason.CONTEXT_OVERFLOW:
-            self.running.messages = self.running.steps[-1].messages  # the last prompt that a critic can read
-        self.record = self.running.close(reason)
+            running.messages = running.steps[-1].messages  # the last prompt that a critic can read
+        self.record = running.close(reason)
         if any(step.executed_by is ExecutedBy.HUMAN for step in self.record.steps):
             self.keep(self.record)
 
@@ -183,17 +160,13 @@ def demonstrated(turn: Turn, action: Any) -> Decision:
     words where the format cannot carry the action, or asks for facts that nobody tells.
     """
     interface, expert_move = turn.interface, turn.expert_move
-    name = interface.name_of(action)
-    wordless = Decision(Completion(""), ParsedAction(action, name, "", {}, 0), ExecutedBy.HUMAN)
     if expert_move is None:
         move = ExpertMove(action, thought="")
-    elif interface.name_of(expert_move.action) == name:
+    elif interface.name_of(expert_move.action) == interface.name_of(action):
         move = replace(expert_move, action=action)
     else:
         move = ExpertMove(action, expert_move.facts)
-    if not set(interface.format.fact_keys) <= set(move.facts):
-        return wordless
-    completion = Completion(interface.write(move))
-    parsed = interface.parse(completion, turn.legal_actions)
-    is_carried = isinstance(parsed, ParsedAction) and parsed.name == name
-    return Decision(completion, parsed, ExecutedBy.HUMAN) if is_carried else wordless
+    if set(interface.format.fact_keys) <= set(move.facts):
+        with suppress(EyasError):  # the format cannot carry the action
+            return written(turn, move, ExecutedBy.HUMAN)
+    return wordless(turn, action, ExecutedBy.HUMAN)

@@ -20,10 +20,17 @@ import pyarrow.parquet as pq
 from eyas.errors import DatasetError
 from eyas.files import is_disk_full, write_atomically
 from eyas.rollouts.datasets import read_shard_hashes
-from eyas.rollouts.encoding import encode_trajectory, image_hashes
+from eyas.rollouts.encoding import action_names, encode_trajectory, image_hashes
 from eyas.rollouts.images import image_to_png
-from eyas.rollouts.tables import IMAGE_SCHEMA, IMAGES_PER_ROW_GROUP, TRAJECTORY_SCHEMA, Row, rows_to_table
-from eyas.types import ImageStore, Trajectory
+from eyas.rollouts.tables import (
+    IMAGE_SCHEMA,
+    IMAGES_PER_ROW_GROUP,
+    TRAJECTORY_SCHEMA,
+    Row,
+    rows_to_table,
+    with_action_names,
+)
+from eyas.types import ImageSource, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ class TrajectoryRecorder:
     so that no row can refer to a picture that was lost. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, folder: str | Path, image_store: ImageStore) -> None:
+    def __init__(self, folder: str | Path, image_store: ImageSource) -> None:
         self.folder = Path(folder)
         self._image_store = image_store
         self._known_hashes: set[str] = set()
@@ -50,9 +57,16 @@ class TrajectoryRecorder:
         self._thread = threading.Thread(target=self._work, name="eyas-recorder", daemon=True)
         self._thread.start()
 
-    def record(self, name: str, trajectories: Sequence[Trajectory], **columns: Any) -> None:
+    def record(
+        self,
+        name: str,
+        trajectories: Sequence[Trajectory],
+        name_of: Mapping[int, Callable[[Any], str]] | None = None,
+        **columns: Any,
+    ) -> None:
         """Writes `trajectories/NAME.parquet`, in place of one that is there.
 
+        `name_of` says, by task, how an action is called: the names of all legal actions then stand once in the file.
         `columns` (stage, iteration, env_id, or any other name) go into each row; a list gives one value a trajectory.
         """
         self._raise_error()
@@ -65,8 +79,9 @@ class TrajectoryRecorder:
                 f"column {min(taken)!r} is filled from the trajectory: give the extra column another name"
             )
         rows = list(self._rows(name, trajectories, columns))
+        names = action_names(rows, name_of or {})
         images = self._new_images(trajectories)
-        self._jobs.put(lambda: self._write(name, rows, images))
+        self._jobs.put(lambda: self._write(name, rows, names, images))
 
     def flush(self) -> None:
         """Waits until everything recorded is on the disk."""
@@ -130,12 +145,14 @@ class TrajectoryRecorder:
                 self._jobs.task_done()
         self._jobs.task_done()
 
-    def _write(self, name: str, rows: list[Row], images: dict[str, np.ndarray]) -> None:
+    def _write(
+        self, name: str, rows: list[Row], names: dict[int, dict[str, str]], images: dict[str, np.ndarray]
+    ) -> None:
         hashes = list(images)
         for start in range(0, len(hashes), IMAGES_PER_SHARD):
             self._write_shard({h: images[h] for h in hashes[start : start + IMAGES_PER_SHARD]})
         path = self.folder / "trajectories" / f"{name}.parquet"
-        _write_parquet(path, lambda: rows_to_table(rows), compression="zstd")
+        _write_parquet(path, lambda: with_action_names(rows_to_table(rows), names), compression="zstd")
 
     def _write_shard(self, images: dict[str, np.ndarray]) -> None:
         def to_table() -> pa.Table:

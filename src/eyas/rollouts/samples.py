@@ -107,10 +107,9 @@ def anchor_of(messages: Sequence[Message]) -> str:
 
 
 def _candidates(completion: Completion) -> Candidates | None:
-    scores = completion.scores
-    return (
-        None if scores is None else Candidates(scores.candidates, scores.chosen, scores.is_per_token, scores.logprobs)
-    )
+    if (scores := completion.scores) is None:
+        return None
+    return Candidates(scores.candidates, scores.chosen, scores.is_per_token, scores.logprobs)
 
 
 def _of_elements(completion: Completion) -> np.ndarray:
@@ -183,10 +182,9 @@ def supervised_samples(
 
 def as_texts(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Earlier answers by their text alone: another model may have written them, with token ids of its own."""
-    return tuple(_as_text(m) for m in messages)
-
-
-def _as_text(message: Message) -> Message:
-    if message.completion is None or message.completion.token_ids is None:
-        return message
-    return replace(message, completion=Completion(message.completion.text))
+    return tuple(
+        m
+        if m.completion is None or m.completion.token_ids is None
+        else replace(m, completion=Completion(m.completion.text))
+        for m in messages
+    )

@@ -1,7 +1,7 @@
 """The tables of a run or dataset folder: a row a step in `trajectories/*.parquet`, pictures in `images/*.parquet`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ IMAGE_SCHEMA = pa.schema(
 IMAGES_PER_ROW_GROUP = 64  # what a reader loads to get one picture
 _OF_LEARNING = ("learner_logprobs", "updated_logprobs", "token_advantages")
 _ARRAY_COLUMNS = {"token_ids": np.int32} | dict.fromkeys(("sampling_logprobs", *_OF_LEARNING), np.float32)
+_NAMES = b"eyas_action_names"  # in the metadata of a file
 _SINCE = {"scores": 2, "expert_move": 4} | dict.fromkeys(_OF_LEARNING, 3)  # the other columns are in every version
 
 Row = dict[str, Any]
@@ -91,6 +92,17 @@ def rows_to_table(rows: Sequence[Row]) -> pa.Table:
         columns[name] = pa.array([row[name] for row in rows])
         schema = schema.append(pa.field(name, columns[name].type))
     return pa.table(columns, schema=schema)
+
+
+def with_action_names(table: pa.Table, names: Mapping[int, Mapping[str, str]]) -> pa.Table:
+    """A trajectories table that says, by task, how actions are called; an action stands there as its JSON."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _NAMES: json.dumps(names)})
+
+
+def recorded_action_names(schema: pa.Schema) -> dict[int, dict[str, str]]:
+    """What `with_action_names` wrote; nothing where a file does not say it."""
+    recorded = json.loads((schema.metadata or {}).get(_NAMES, b"{}"))
+    return {int(task): dict(names) for task, names in recorded.items()}
 
 
 def columns_of(version: str) -> dict[str, pa.DataType]:

@@ -103,7 +103,8 @@ def collect_dataset(
             played = play_part(part, done)
             name = f"episodes_{done:08d}"
             if of_part := chosen(played.trajectories):
-                recorder.record(name, of_part, stage="collect", iteration=0, env_id=task.env_id)
+                name_of = {task.index: task.interface.name_of}
+                recorder.record(name, of_part, name_of, stage="collect", iteration=0, env_id=task.env_id)
             size = max(1, min(MOST_EPISODES, int(PICTURE_BYTES * len(part) / max(images.nbytes, 1))))
             images.clear()
             trajectories += played.trajectories

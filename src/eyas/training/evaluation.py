@@ -41,7 +41,8 @@ def evaluate_ladder(run: Run, stage: EvalStage) -> None:
             episodes = a_few(kept, SHOWN_EPISODES) if name not in SCRIPTED else []
             if episodes:
                 file = f"{stage.name}-{name}-{decoding}_{0:06d}"
-                run.recorder.record(file, episodes, stage=stage.name, iteration=0, env_id=task.env_id)
+                name_of = {task.index: task.interface.name_of}
+                run.recorder.record(file, episodes, name_of, stage=stage.name, iteration=0, env_id=task.env_id)
                 film = f"{stage.name}-{name}-{decoding}"
                 save_film(run, film, task, episodes[0], run.images, film)
             shown = episodes or shown  # of the last policy that learned

@@ -2,7 +2,8 @@
 
 import logging
 
-from eyas.evaluation.film import gif_bytes, shots, thinned, write_film
+from eyas.evaluation.film import gif_bytes, shots, write_film
+from eyas.evaluation.statistics import thinned
 from eyas.rollouts.task import Task
 from eyas.training.run import Run
 from eyas.types import ImageStore, Trajectory

@@ -15,6 +15,7 @@ from eyas.evaluation.collapse import new_collapses
 from eyas.evaluation.measures import rollout_metrics, start_keys
 from eyas.evaluation.records import read_metrics
 from eyas.guidance.guide import Guide
+from eyas.rewards.registry import reward_metrics
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.seeding import Split, generator
@@ -180,6 +181,7 @@ def _iterate(
             if stage.evaluate_every and (iteration + 1) % stage.evaluate_every == 0:
                 numbers |= evaluate_curve(run, stage, iteration)
             numbers |= played.metrics()
+            numbers |= reward_metrics((task.index, reward) for task in run.tasks for reward, _ in task.rewards)
             keep_images_of_running_episodes(run, collector)
             numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
             numbers["time/other_s"] = time.perf_counter() - clock
@@ -268,9 +270,9 @@ def record(run: Run, stage: RLStage, iteration: int, played: Played, samples: Se
     trajectories = played.every
     run.training_starts |= start_keys(trajectories)
     ids = [run.tasks[t.task].env_id for t in trajectories]
-    run.recorder.record(
-        f"{stage.name}_{iteration:06d}", trajectories, stage=stage.name, iteration=iteration, env_id=ids
-    )
+    name_of = {task.index: task.interface.name_of for task in run.tasks}
+    name = f"{stage.name}_{iteration:06d}"
+    run.recorder.record(name, trajectories, name_of, stage=stage.name, iteration=iteration, env_id=ids)
 
 
 def keep_images_of_running_episodes(run: Run, collector: Collector) -> None:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on recorded episodes: cross-entropy on completion tokens, with held-out episodes."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,15 @@ VALIDATION_STEPS = 128  # held-out steps that are completed greedily
 
 
 def fine_tune(run: Run, stage: SFTStage) -> None:
-    """Trains on a dataset; logs the loss, and every now and then what the held-out episodes say."""
-    folder = Path(stage.data) if is_folder(stage.data) else run.folder / "datasets" / stage.data
-    check_dataset(run.tasks, folder)
-    images = DatasetImageStore(folder)
-    run.images.attach(images)
-    try:
-        _fine_tune(run, stage, load_trajectories(folder))
-    finally:
-        run.images.detach(images)
+    """Trains on datasets; logs the loss, and every now and then what the held-out episodes say."""
+    folders = [Path(data) if is_folder(data) else run.folder / "datasets" / data for data in stage.datasets]
+    with ExitStack() as stack:
+        for folder in folders:
+            check_dataset(run.tasks, folder)
+            images = DatasetImageStore(folder)
+            run.images.attach(images)
+            stack.callback(run.images.detach, images)
+        _fine_tune(run, stage, [t for folder in folders for t in load_trajectories(folder)])
 
 
 def check_dataset(tasks: Sequence[Task], folder: str | Path) -> None:

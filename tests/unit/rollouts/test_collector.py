@@ -266,8 +266,8 @@ def test_actions_of_a_space_that_starts_elsewhere_reach_the_environment():
 class LastAction:
     name = "last_action"
 
-    def __call__(self, trajectory):
-        return [float(s.action) for s in trajectory.steps]
+    def __call__(self, trajectories):
+        return [[float(s.action) for s in t.steps] for t in trajectories]
 
 
 def test_reward_terms_and_scale():
@@ -278,10 +278,26 @@ def test_reward_terms_and_scale():
     assert t.total_return == 6.0
 
 
+def test_a_reward_sees_all_trajectories_at_once_and_only_in_training():
+    class Counted(LastAction):
+        calls = 0
+
+        def __call__(self, trajectories):
+            self.calls += 1
+            return super().__call__(trajectories)
+
+    reward = Counted()
+    task = text_task(CountingEnv, rewards=((reward, 1.0),))
+    assert len(play(task, always("1"), range(5))) == 5
+    assert reward.calls == 1
+    (t,) = Collector(always("1"), [task], MemoryImageStore(), 0, Split.EVAL, 1).episodes([0])
+    assert reward.calls == 1 and [set(s.reward.terms) for s in t.steps] == [{"environment"}] * 3
+
+
 def test_a_mistake_in_a_reward_is_not_a_failure_of_the_environment():
     class Broken(LastAction):
-        def __call__(self, trajectory):
-            return [0.0]
+        def __call__(self, trajectories):
+            return [[0.0] for _ in trajectories]
 
     c = collector(always("1"), text_task(CountingEnv, rewards=((Broken(), 1.0),)))
     with pytest.raises(ValueError, match="zip"):

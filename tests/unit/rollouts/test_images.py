@@ -1,5 +1,8 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from eyas.errors import DatasetError
 from eyas.rollouts.images import MemoryImageStore, hash_image, image_to_png, png_to_image
@@ -51,6 +54,14 @@ def test_store_forgets() -> None:
 @pytest.mark.parametrize("level", [0, 1, 9])
 def test_png_is_lossless(level: int) -> None:
     np.testing.assert_array_equal(png_to_image(image_to_png(_picture(), level)), _picture())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3), (7, 1, 3), (40, 30, 3)])
+def test_any_reader_of_png_gets_the_picture(shape: tuple[int, int, int]) -> None:
+    mirrored = _picture(shape=shape)[:, ::-1]  # not contiguous
+    with Image.open(io.BytesIO(image_to_png(mirrored))) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        np.testing.assert_array_equal(np.asarray(picture), mirrored)
 
 
 @pytest.mark.parametrize(

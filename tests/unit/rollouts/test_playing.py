@@ -66,6 +66,18 @@ def test_the_person_takes_over_and_hands_back():
         playing.act(1)
 
 
+def test_what_was_asked_in_an_episode_before_does_not_change_what_is_suggested():
+    policy = nano_policy()
+    playing, _ = begin(text_task(CountingEnv), PolicyActor(policy), seed=4, images=policy.images)
+    playing.suggest(1.0)
+    first, token_ids = playing.turn.seed, playing.suggestion.completion.token_ids
+    playing.begin(4)
+    assert playing.turn.seed != first
+    playing.suggest(1.0)
+    assert playing.turn.seed == first
+    assert playing.suggestion.completion.token_ids.tolist() == token_ids.tolist()
+
+
 def test_what_is_suggested_is_what_is_followed_and_asking_again_draws_anew():
     policy = nano_policy()
     playing, _ = begin(text_task(CountingEnv), PolicyActor(policy), images=policy.images)

@@ -21,6 +21,7 @@ from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.task import Task
 from eyas.seeding import Split, environment_seed
 from eyas.training import collect as module
+from eyas.training import sft
 from eyas.training.collect import chosen, collect_dataset, demonstrator
 from eyas.training.loop import train
 from eyas.types import ExecutedBy, ExpertMove, ParsedAction, Trajectory
@@ -189,3 +190,26 @@ def test_a_run_learns_from_its_own_episodes_with_the_experts_answers(tmp_path: P
     logged = read_metrics(run.folder / "metrics.jsonl")
     assert logged[0]["rollout/parse_rate"] < 0.5  # of what the untrained policy wrote, not of the labels
     assert logged[-1]["train/loss"] > 0
+
+
+def test_a_stage_learns_from_the_episodes_and_pictures_of_several_collect_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
+    own = {"kind": "collect", "name": "own", "policy": "self", "labels": "expert", "episodes": 3}
+    learning = {"kind": "sft", "data": ["collect", "own", "own"], "steps": 2, "batch_size": 4, "validation_share": 0.5}
+    table: dict[str, Any] = {"name": "run", "output": str(tmp_path), "model": {"options": size}}
+    table["tasks"] = [{"env": "eyas/NumberLine-v0", "interface": {"max_new_tokens": 4, "thoughts": False}}]
+    table["stages"] = [{"kind": "collect", "episodes": 5}, own, learning]
+    read: list[list[Any]] = []
+    split = sft.split
+    monkeypatch.setattr(
+        sft, "split", lambda trajectories, *rest: (read.append(trajectories), split(trajectories, *rest))[1]
+    )
+    run = build_run(RunConfig.model_validate(table), Console(quiet=True))
+    train(run)
+    folders = [run.folder / "datasets" / name for name in ("collect", "own")]
+    wanted = [t.episode for folder in folders for t in load_trajectories(folder)]
+    assert [[t.episode for t in trajectories] for trajectories in read] == [wanted]
+    assert len(set(wanted)) == 8
+    assert read_metrics(run.folder / "metrics.jsonl")[-1]["validation/loss"] > 0
