@@ -104,10 +104,11 @@ def _model(case: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _arguments(case: dict[str, Any], folder: str) -> GRPOConfig:
-    new_tokens = case["new_tokens"]
+    new_tokens, rows = case["new_tokens"], min(case["trl_rows"], case["episodes"])
     return GRPOConfig(
         output_dir=folder,
-        per_device_train_batch_size=case["episodes"],
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=case["episodes"] // rows,  # all are written together, and read `rows` at a time
         num_generations=max(2, case["group_size"]),
         max_completion_length=4000 if case["env_steps"] > 1 else new_tokens,
         max_tool_calling_iterations=case["env_steps"] - 1,  # the last call of an episode shows nothing
