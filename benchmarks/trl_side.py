@@ -12,7 +12,6 @@ import turns
 from datasets import Dataset
 from eyas_side import first_prompts
 from PIL import Image
-from torch.utils.data import SequentialSampler
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -80,8 +79,12 @@ class _Trainer(GRPOTrainer):
     row_tokens = prompt_tokens = 0
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
+        if self.has_groups:
+            return super()._get_train_sampler(dataset)
         rows: Any = self.train_dataset
-        return super()._get_train_sampler(dataset) if self.has_groups else SequentialSampler(rows)
+        passes = self.args.gradient_accumulation_steps  # it asks for a batch at each, and writes to the first
+        size = self.args.per_device_train_batch_size * passes
+        return [i for first in range(0, len(rows), size) for _ in range(passes) for i in range(first, first + size)]
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """Random weights call no tool: what they wrote, at its full cost, gives way to a call of the same length."""
