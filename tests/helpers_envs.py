@@ -36,12 +36,8 @@ class CountingEnv(gym.Env):
     action_space = spaces.Discrete(3)
 
     def __init__(self, length: int = 100, at: int = 1, render_mode: str | None = None):
-        self.length, self.at, self.render_mode = (
-            length,
-            at,
-            render_mode,
-        )  # `at`: the step at which a subclass goes wrong
-        self.count = 0
+        self.length, self.render_mode, self.count = length, render_mode, 0
+        self.at = at  # the step at which a subclass goes wrong
 
     def observe(self) -> Any:
         return f"step {self.count}, drew {self.np_random.integers(1000)}"

@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
+from eyas.build import build_run
+from eyas.config import RunConfig
 from eyas.evaluation.records import read_metrics
+from eyas.training.loop import train
+from eyas.training.run import Interrupted
 
 TINY = [
     "stages.collect.episodes=12",
@@ -42,6 +48,24 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return output
+
+
+def played(recipe: RunConfig, stop_after: int | None = None) -> Path:
+    """A whole run in this process, stopped after so many iterations of its rl stage and gone on with where asked."""
+    run = build_run(recipe, Console(quiet=True))
+    if stop_after is not None:
+        log = run.log
+
+        def log_and_stop(stage: str, iteration: int, numbers: Any) -> None:
+            log(stage, iteration, numbers)
+            run.stop_requested = stage == "rl" and iteration + 1 == stop_after
+
+        run.log = log_and_stop  # type: ignore[method-assign]
+        with pytest.raises(Interrupted):
+            train(run)
+        run = build_run(recipe, Console(quiet=True))
+    train(run, resume=stop_after is not None)
+    return run.folder
 
 
 def weights(run: Path, checkpoint: str) -> dict[str, torch.Tensor]:

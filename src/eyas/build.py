@@ -4,9 +4,8 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,7 +15,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from eyas.algorithms import ALGORITHMS
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.config import (
     CollectStage,
     CriticConfig,
@@ -37,6 +36,7 @@ from eyas.envs.making import env_factory
 from eyas.errors import CheckpointError, ConfigError
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.evaluation.records import EvalReport
+from eyas.files import alone
 from eyas.guidance.guide import check_guidance
 from eyas.interface import Interface
 from eyas.interface.history import Conversation, History, LastObservations, NoHistory, Summary
@@ -244,7 +244,7 @@ class Agent:
         # playing asks a policy for `sample` and `fits` alone, and nothing else can be done with this one
         return cls(cast(Policy, sampler), images, tuple(tasks), SERVED + model)
 
-    def task(self, env_id: str, **env_args: Any) -> Task:
+    def task(self, env_id: str, /, **env_args: Any) -> Task:
         """As in training where it was trained on this environment, with `env_args` in place of those of the same name.
 
         Another environment is asked about in the way of the first task, but for what belongs to that one: its text, its
@@ -306,15 +306,23 @@ def evaluate(
     on_episode: Callable[[int], None] | None = None,
     workers: int = 0,
     num_envs: int = 64,
-    **env_args: Any,
+    env_args: Mapping[str, Any] | None = None,
+    **more_env_args: Any,
 ) -> EvalReport:
     """Plays an environment on evaluation seeds, greedily and at temperature 1, in this process or with `workers`.
 
     `num_envs` copies of it are stepped together. `on_episode` is told how many episodes were played, of all decodings.
+    The environment's arguments are further keywords; where this list has their name, they stand in `env_args`.
     """
     begun = time.perf_counter()
+    env_args = {**(env_args or {}), **more_env_args}
     task = agent.task(env_id, **env_args)
     rows = []
+
+    def count_on(num_done: int) -> None:
+        if on_episode:
+            on_episode(len(rows) * episodes + num_done)
+
     for decoding in decodings:
         actor = PolicyActor(agent.policy, 0.0 if decoding == "greedy" else 1.0)
         played = play(
@@ -324,7 +332,7 @@ def evaluate(
             seed,
             range(episodes),
             num_envs=num_envs,
-            on_episode=on_episode and partial(_count_on, on_episode, len(rows) * episodes),
+            on_episode=count_on,
             keep_pictures_below=0,
             workers=WorkersConfig(count=workers),
         )
@@ -332,10 +340,6 @@ def evaluate(
         rows.append(evaluation_row(agent.name, decoding, played, fact_keys, agent.training_starts))
         agent.images.clear()
     return EvalReport.create(env_id, env_args, seed, tuple(rows), time.perf_counter() - begun)
-
-
-def _count_on(on_episode: Callable[[int], None], before: int, num_done: int) -> None:
-    on_episode(before + num_done)
 
 
 # ----------------------------------------------------------------------------------------------- runs
@@ -379,7 +383,7 @@ def _check_training(config: ModelConfig, policy: Policy, stage: SFTStage | RLSta
         raise ConfigError(f"{config.name} holds adapters: train them with model.train = '{policy.config.train}'")
     if stage.optim.optimizer == "adamw_8bit":
         require_bitsandbytes("optim.optimizer = 'adamw_8bit'")
-    needs_values = isinstance(stage, RLStage) and ALGORITHMS[stage.algorithm.name](stage.algorithm).needs_values
+    needs_values = isinstance(stage, RLStage) and PolicyGradient(stage.algorithm).needs_values
     if not needs_values and not any(p.requires_grad for p in policy.model.parameters()):
         raise ConfigError(f"model.freeze leaves nothing for the stage '{stage.name}' to train: freeze less")
 
@@ -398,7 +402,8 @@ def train(
     if output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
     run = build_run(recipe, console)
-    run_stages(run, resume)
+    with alone(run.folder, ".train.lock", f"another process is training {run.folder}: wait for it", not resume):
+        run_stages(run, resume)
     return run
 
 

@@ -1,10 +1,13 @@
-"""Files that are whole or not there: atomic writes, and the error of a full disk."""
+"""Files that are whole or not there: atomic writes, locks, and the error of a full disk."""
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from .errors import ConfigError
 
 NO_ROOM = {n: os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
@@ -36,3 +39,30 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+@contextmanager
+def alone(folder: Path, name: str, problem: str, makes_folder: bool = True) -> Iterator[IO[str] | None]:
+    """Holds the lock file `name` of a folder; None where there are no locks, or no folder. A kill releases it.
+
+    Raises `ConfigError` with `problem` where another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield None
+        return
+    if makes_folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        yield None
+        return
+    with (folder / name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(problem) from None
+        except OSError:  # a file system without locks
+            yield None
+            return
+        yield lock

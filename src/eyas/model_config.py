@@ -13,6 +13,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Fields with another value than their default, by name: one that is written out does not count as asked for."""
+        fields, values = type(self).model_fields, dict(self)
+        return {k: values[k] for k in sorted(fields) if values[k] != fields[k].get_default(call_default_factory=True)}
+
 
 class LoRAConfig(Config):
     """Adapters of low rank beside frozen weights (Hu et al. 2021), as peft adds them; without dropout."""
@@ -117,11 +123,9 @@ class AskedConfig(Config):
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
-        """A recipe that is written out names every default, so only other values count as asked for."""
         if self.is_served and self.base_url is None:
             raise ValueError(f"where is the model '{self.model}'? Set base_url, as 'http://localhost:8000/v1'")
-        fields = type(self).model_fields
-        idle = [k for k in self._of_served if getattr(self, k) != fields[k].default]
+        idle = [k for k in self._of_served if k in self.changed]
         if idle and not self.is_served:
             raise ValueError(f"{idle[0]} is for served models: remove it, or set model = 'served:NAME'")
         return self

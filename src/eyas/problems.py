@@ -1,6 +1,7 @@
 """What is wrong with a configuration, in words: one `path: message` a problem, with the nearest known name."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -64,9 +65,11 @@ class _Problems:
             case "too_short" | "string_too_short":
                 return "should not be empty"
             case "model_type" | "model_attributes_type" | "dict_type":
-                return f"should be a table, not {_shortened(detail['input'])}"
+                like = _as_table(detail["input"], self._part_at(location))
+                return f"should be a table{like}, not {_shortened(detail['input'])}"
             case "tuple_type":
-                return f"should be a list, not {_shortened(detail['input'])}"
+                like, advice = _as_list(detail["input"])
+                return f"should be a list{like}, not {_shortened(detail['input'])}{advice}"
             case _:
                 wanted = re.sub(r", (unable|got) .*", "", detail["msg"]).replace("Input should", "should")
                 return f"{wanted}, not {_shortened(detail['input'])}"
@@ -97,6 +100,21 @@ def _is_echo(detail: ErrorDetails) -> bool:
 def _shortened(value: Any, length: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _as_table(value: Any, part: Part) -> str:
+    """How a word is written that chooses among parts."""
+    word = next((key for key in ("kind", "name") if key in part.model_fields), None)
+    return f", as {{ {word} = {json.dumps(value)} }}" if word and isinstance(value, str) else ""
+
+
+def _as_list(value: Any) -> tuple[str, str]:
+    """How words are written as a list, and what to do about a shell that took their quotes."""
+    if not isinstance(value, str):
+        return "", ""
+    words = [word.strip(" '\"") for word in value.strip("[]").split(",")]
+    advice = "; on the command line put single quotes around it all" if value.startswith("[") else ""
+    return f", as {json.dumps(words)}", advice
 
 
 def _part_in(annotation: Any) -> Part | None:

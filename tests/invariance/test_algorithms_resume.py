@@ -4,18 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from rich.console import Console
 
-from eyas.build import build_run
 from eyas.config import RunConfig
 from eyas.rollouts.datasets import load_trajectories
-from eyas.training.loop import train
-from eyas.training.run import Interrupted
-from tiny_runs import curve, weights
-
-SMALL = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
+from helpers import SMALL
+from tiny_runs import curve, played, weights
 
 
 def config(output: Path, algorithm: dict[str, Any], **tables: Any) -> RunConfig:
@@ -35,23 +29,7 @@ def config(output: Path, algorithm: dict[str, Any], **tables: Any) -> RunConfig:
 
 
 def play(output: Path, algorithm: dict[str, Any], stop_after: int | None = None, **tables: Any) -> Path:
-    """A whole run, stopped after so many iterations and gone on with where that is asked for."""
-    recipe = config(output, algorithm, **tables)
-    run = build_run(recipe, Console(quiet=True))
-    if stop_after is not None:
-        log = run.log
-
-        def log_and_stop(stage: str, iteration: int, numbers: Any) -> None:
-            log(stage, iteration, numbers)
-            run.stop_requested = iteration + 1 == stop_after
-
-        run.log = log_and_stop  # type: ignore[method-assign]
-        with pytest.raises(Interrupted):
-            train(run)
-        run = build_run(recipe, Console(quiet=True))
-        assert run.folder.exists()
-    train(run, resume=stop_after is not None)
-    return run.folder
+    return played(config(output, algorithm, **tables), stop_after)
 
 
 def test_resume_with_a_reference_gives_the_same_curve(tmp_path: Path) -> None:

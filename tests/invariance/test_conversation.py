@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PolicyGradient
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.batch import Denominators, TrainingSample
 from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import LearnerOutput, PolicyGradient
+from eyas.algorithms.base import LearnerOutput
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate

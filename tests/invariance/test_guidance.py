@@ -6,15 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from eyas.build import build_run
 from eyas.config import RunConfig
-from eyas.training.loop import train
-from eyas.training.run import Interrupted
-from tiny_runs import curve, weights
+from helpers import SMALL
+from tiny_runs import curve, played, weights
 
-SMALL = {"hidden_size": 64, "intermediate_size": 96, "vision_hidden_size": 32}
 CLONED = {"batch_size": 4, "buffer_size": 20}
 
 
@@ -24,21 +20,7 @@ def play(output: Path, guidance: dict[str, Any], stop_after: int | None = None) 
     stage = {"kind": "rl", "iterations": 3, "num_envs": 4, "rollout_steps": 3, "minibatch_size": 6, "epochs": 1}
     stage |= {"checkpoint_every": 1, "algorithm": {"name": "gtr"}, "guidance": guidance, "optim": {"lr": 1e-3}}
     table = {"name": "run", "output": str(output), "model": {"name": "nano-random", "options": SMALL}}
-    recipe = RunConfig.model_validate({**table, "tasks": tasks, "stages": [stage]})
-    run = build_run(recipe, Console(quiet=True))
-    if stop_after is not None:
-        log = run.log
-
-        def log_and_stop(stage: str, iteration: int, numbers: Any) -> None:
-            log(stage, iteration, numbers)
-            run.stop_requested = iteration + 1 == stop_after
-
-        run.log = log_and_stop  # type: ignore[method-assign]
-        with pytest.raises(Interrupted):
-            train(run)
-        run = build_run(recipe, Console(quiet=True))
-    train(run, resume=stop_after is not None)
-    return run.folder
+    return played(RunConfig.model_validate({**table, "tasks": tasks, "stages": [stage]}), stop_after)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import Autoreset, TimeLimit
 
-from eyas.algorithms import PolicyGradient
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.build import build_task
 from eyas.config import PPOConfig, TaskConfig, WorkersConfig
 from eyas.errors import EyasError

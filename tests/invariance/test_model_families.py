@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import SampleStep, TrainingSample
 from eyas.checks.model import check_policy
 from eyas.checks.report import Report

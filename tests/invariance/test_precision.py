@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PolicyGradient, Supervised
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Candidates, SampleStep, TrainingSample
 from eyas.build import build_policy
 from eyas.config import ModelConfig, OptimConfig, PPOConfig

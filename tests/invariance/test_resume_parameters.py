@@ -5,16 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 import eyas
-from eyas.build import Agent, build_run
+from eyas.build import Agent
 from eyas.config import RunConfig
-from eyas.training.loop import train
-from eyas.training.run import Interrupted
 from helpers import SMALL
-from tiny_runs import curve
+from tiny_runs import curve, played
 
 LORA = {"train": "lora", "lora": {"rank": 4}}
 RUNS = {
@@ -43,20 +40,6 @@ def config(output: Path, parts: dict[str, Any]) -> RunConfig:
     )
 
 
-def stopped_and_resumed(run_config: RunConfig) -> None:
-    run = build_run(run_config, Console(quiet=True))
-    log = run.log
-
-    def stop_in_the_middle(stage: str, iteration: int, numbers: Any) -> None:
-        log(stage, iteration, numbers)
-        run.stop_requested = stage == "rl" and iteration == 0
-
-    run.log = stop_in_the_middle  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        train(run)
-    eyas.train(run_config, resume=True, console=Console(quiet=True))
-
-
 def weights(output: Path, checkpoint: str) -> dict[str, torch.Tensor]:
     folder = output / "run" / "checkpoints" / checkpoint
     files = sorted(folder.rglob("*.safetensors"))
@@ -66,8 +49,8 @@ def weights(output: Path, checkpoint: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("parts", RUNS.values(), ids=list(RUNS))
 def test_resume_gives_the_same_curve_and_the_same_weights(tmp_path: Path, parts: dict[str, Any]) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    eyas.train(config(whole, parts), console=Console(quiet=True))
-    stopped_and_resumed(config(broken, parts))
+    played(config(whole, parts))
+    played(config(broken, parts), stop_after=1)
     assert curve(whole / "run") == curve(broken / "run")
     of_whole, of_broken = weights(whole, "rl"), weights(broken, "rl")
     assert of_whole.keys() == of_broken.keys()

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
+from eyas.algorithms.base import LearnerOutput
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators
 from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig

@@ -5,7 +5,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from eyas.algorithms import PolicyGradient, Supervised
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.interface.actions import codec_for

@@ -210,6 +210,13 @@ def test_prompts_whose_turn_comes_later_are_read_along(policy, monkeypatch):
     assert [r for r, width in rows if width > 2] == [40]  # the wrong variant: a pass each time that slots are free
 
 
+def test_batches_that_are_not_refilled_read_each_prompt_once(policy, monkeypatch):
+    sampler = fresh(policy, 4, keeps_prefixes=False, is_refilled=False)
+    rows = passes(policy, monkeypatch)
+    sampler.sample([SampleRequest(prompt(f"Tile {i}."), i, 2 + i % 7) for i in range(12)])
+    assert [r for r, width in rows if width > 2] == [4, 4, 4]  # the wrong variant: 12, 8, 4
+
+
 def test_words_that_all_prompts_begin_with_are_read_once(policy, monkeypatch):
     sampler = fresh(policy)
     rows = passes(policy, monkeypatch)
@@ -294,6 +301,14 @@ def test_a_decoder_of_another_build_is_not_fused():
     decoder = policy.model.model.get_decoder()
     decoder.layers[1].self_attn.q_proj = torch.nn.Sequential(decoder.layers[1].self_attn.q_proj)  # as an adapter does
     assert FusedWeights.of(policy.model) is None
+
+
+def test_a_decoder_that_turns_only_a_part_of_each_head_is_not_fused():
+    model = nano_policy().model
+    assert FusedWeights.of(model) is not None
+    rotary = model.model.get_decoder().rotary_emb
+    rotary.inv_freq = rotary.inv_freq[: len(rotary.inv_freq) // 2]
+    assert FusedWeights.of(model) is None
 
 
 def test_groups_of_different_sizes_and_alone_mixed(policy):

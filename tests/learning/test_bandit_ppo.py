@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from eyas.algorithms import PolicyGradient, Supervised
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.config import OptimConfig, PPOConfig
 from eyas.evaluation.evaluate import evaluation_row, play
 from eyas.rollouts.actors import ExpertActor, PolicyActor

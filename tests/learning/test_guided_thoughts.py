@@ -5,8 +5,9 @@ from dataclasses import replace
 import gymnasium as gym
 from gymnasium import spaces
 
-from eyas.algorithms import PolicyGradient, Supervised
 from eyas.algorithms.gtr import GTRConfig
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.config import OptimConfig
 from eyas.evaluation.evaluate import play
 from eyas.evaluation.measures import recognition_accuracy

@@ -3,7 +3,7 @@
 import numpy as np
 
 import eyas
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.config import OptimConfig
 from eyas.evaluation.evaluate import play
 from eyas.rollouts.actors import ExpertActor

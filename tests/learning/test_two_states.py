@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import LearnerOutput, PolicyGradient
+from eyas.algorithms.base import LearnerOutput
 from eyas.algorithms.options import GROUPED
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate

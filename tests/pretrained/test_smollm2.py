@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import eyas
-from eyas.algorithms import PolicyGradient, Supervised
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.collate import collate
 from eyas.config import OptimConfig, PPOConfig
 from eyas.errors import ModelError

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from eyas.algorithms import PolicyGradient
 from eyas.algorithms.credit import explained_variance, gae, normalised
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.batch import SampleStep, TrainingSample
 from eyas.config import PPOConfig
 from eyas.rollouts.samples import annotate, build_samples

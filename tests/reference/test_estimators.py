@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from eyas.algorithms import PolicyGradient
 from eyas.algorithms.credit import (
     ESTIMATORS,
     bilevel_gae,
@@ -15,6 +14,7 @@ from eyas.algorithms.credit import (
     token_gammas,
 )
 from eyas.algorithms.options import CRITIC, ELEMENT_LEVEL, GROUPED
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.batch import SampleStep, TrainingSample
 

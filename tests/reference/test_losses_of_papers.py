@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import LearnerOutput, PolicyGradient
+from eyas.algorithms.base import LearnerOutput
 from eyas.algorithms.losses import (
     KL_ESTIMATORS,
     LOSSES,
@@ -17,6 +17,7 @@ from eyas.algorithms.losses import (
     kl_k1,
     kl_k2,
 )
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate

@@ -9,7 +9,8 @@ import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from eyas.algorithms import LearnerOutput, PolicyGradient
+from eyas.algorithms.base import LearnerOutput
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate

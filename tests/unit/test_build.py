@@ -2,11 +2,15 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
+import gymnasium as gym
 import pytest
 
-from eyas.build import Agent
+from eyas.build import Agent, evaluate, train
 from eyas.config import TaskConfig
+from eyas.errors import ConfigError
+from eyas.files import alone
 from eyas.rollouts.images import MemoryImageStore
 from eyas.training.run import AGENT_FILE
 from helpers import nano_policy
@@ -76,3 +80,36 @@ def test_a_checkpoint_in_the_home_folder_is_one_too(policy, tmp_path, monkeypatc
     (tmp_path / "sft" / AGENT_FILE).write_text(json.dumps(about))
     found = Agent.from_pretrained("~/sft")
     assert (found.name, [t.env for t in found.tasks], found.training_starts) == ("sft", ["FrozenLake-v1"], {"a"})
+
+
+class Seeded(gym.Env):
+    """An environment with an argument that the evaluation has a parameter of the same name for."""
+
+    observation_space = gym.spaces.Discrete(9)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, seed: int = 0, render_mode: str | None = None):
+        self.start = seed
+
+    def reset(self, *, seed=None, options=None):
+        return self.start, {}
+
+    def step(self, action):
+        return self.start, float(self.start), True, False, {}
+
+
+def test_an_argument_of_the_environment_may_be_called_like_one_of_the_evaluation(policy) -> None:
+    gym.register("Seeded-v0", Seeded)
+    short = agent(policy, "Seeded-v0", {"max_new_tokens": 1})
+    report = evaluate(short, "Seeded-v0", 1, seed=0, decodings=["greedy"], env_args={"seed": 7})
+    gym.registry.pop("Seeded-v0")
+    assert report.rows[0].return_mean == 7.0
+    assert report.env_args == {"seed": 7}
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("eyas.build.build_run", lambda config, console: SimpleNamespace(folder=tmp_path))
+    monkeypatch.setattr("eyas.build.run_stages", lambda run, resume: None)
+    with alone(tmp_path, ".train.lock", ""), pytest.raises(ConfigError, match="another process is training"):
+        train("numberline_ppo", resume=True)
+    train("numberline_ppo", resume=True)

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from eyas import config as config_module
+from eyas import stage_config
 from eyas.config import CollectStage, EvalStage, OptimConfig, RLStage, RunConfig, SFTStage
 from eyas.errors import ConfigError
 from eyas.recipes import load_recipe, shipped_recipes, to_toml
@@ -147,7 +148,8 @@ def test_every_field_is_described() -> None:
         "betas",
         "name",  # of an algorithm
     }
-    parts = [p for p in vars(config_module).values() if isinstance(p, type) and issubclass(p, config_module.Config)]
+    there = [*vars(config_module).values(), *vars(stage_config).values()]
+    parts = {p for p in there if isinstance(p, type) and issubclass(p, config_module.Config)}
     assert len(parts) == 18
     assert [
         f"{p.__name__}.{n}" for p in parts for n, f in p.model_fields.items() if not f.description and n not in obvious
@@ -194,7 +196,21 @@ def test_an_unknown_key_names_the_nearest(changes: dict[str, Any], expected: str
         ({"seed": "x"}, "seed: should be a valid integer, not 'x'"),
         ({"threads": 0}, "threads: should be greater than or equal to 1, not 0"),
         ({"model": 3}, "model: should be a table, not 3"),
-        ({"track": "wandb"}, "track: should be a list, not 'wandb'"),
+        ({"model": "nano"}, "model: should be a table, as { name = \"nano\" }, not 'nano'"),
+        (
+            {"stages": [{**RL, "algorithm": "grpo"}]},
+            "stages.0.algorithm: should be a table, as { name = \"grpo\" }, not 'grpo'",
+        ),
+        (
+            {"tasks": [{"env": "a", "interface": {"history": "summary"}}]},
+            "tasks.0.interface.history: should be a table, as { kind = \"summary\" }, not 'summary'",
+        ),
+        ({"track": "wandb"}, "track: should be a list, as [\"wandb\"], not 'wandb'"),
+        (
+            {"track": "[wandb, tensorboard]"},
+            'track: should be a list, as ["wandb", "tensorboard"], not \'[wandb, tensorboard]\'; on the command line put '
+            "single quotes around it all",
+        ),
         ({"track": ["mlflow"]}, "track.0: should be 'tensorboard' or 'wandb', not 'mlflow'"),
         ({"tasks": [{"env": "a", "env_args": 1}]}, "tasks.0.env_args: should be a table, not 1"),
         ({"tasks": [{"env": "a", "rewards": {"r": "x"}}]}, "tasks.0.rewards.r: should be a valid number, not 'x'"),

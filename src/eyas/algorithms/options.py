@@ -10,21 +10,22 @@ from pydantic import Field, model_validator
 
 from eyas.model_config import Config, CriticConfig
 
-EstimatorName = Literal[
-    "gae", "token_gae", "bilevel_gae", "monte_carlo", "group_relative", "leave_one_out", "reinforce_pp", "gigpo"
-]
-LossName = Literal["clip", "gspo", "cispo"]
-KLName = Literal["k1", "k2", "k3"]
-
 CRITIC = {"gae", "token_gae", "bilevel_gae"}  # estimators that need values, and bootstrap where an episode was cut
 ELEMENT_VALUES = {"token_gae", "bilevel_gae"}  # those whose critic looks at every token
 ELEMENT_LEVEL = {*ELEMENT_VALUES, "reinforce_pp"}  # those that give each token an advantage of its own
 TRAJECTORY_LEVEL = {"group_relative", "leave_one_out"}  # those that give a trajectory one advantage
 GROUPED = {*TRAJECTORY_LEVEL, "gigpo"}  # those that compare the episodes of a group
 
-Estimator = Annotated[EstimatorName, Field(description="how advantages are made of rewards")]
+# What papers set has a type of its own.
+Estimator = Annotated[
+    Literal[
+        "gae", "token_gae", "bilevel_gae", "monte_carlo", "group_relative", "leave_one_out", "reinforce_pp", "gigpo"
+    ],
+    Field(description="how advantages are made of rewards"),
+]
 PolicyLoss = Annotated[
-    LossName, Field(description="PPO's clip, GSPO's (the mean log-ratio of the unit), or CISPO's clipped weights")
+    Literal["clip", "gspo", "cispo"],
+    Field(description="PPO's clip, GSPO's (the mean log-ratio of the unit), or CISPO's clipped weights"),
 ]
 Ratio = Annotated[
     Literal["token", "step", "trajectory"], Field(description="the unit that has a ratio: its log-probs are summed")
@@ -36,34 +37,21 @@ Average = Annotated[
         "each token 1 / constant_tokens of a trajectory; none: that of `ratio`"
     ),
 ]
-ConstantTokens = Annotated[int, Field(ge=1, description="tokens that a trajectory counts as (average = 'constant')")]
 ThoughtWeight = Annotated[float, Field(ge=0, description="lambda: weight of thought tokens; action tokens weigh 1")]
 Gamma = Annotated[float, Field(ge=0, le=1, description="discount a step")]
-GammaToken = Annotated[float, Field(ge=0, le=1, description="discount from token to token inside a step")]
 Lambda = Annotated[float, Field(ge=0, le=1, description="of generalised advantage estimation")]
-Omega = Annotated[float, Field(ge=0, description="weight of the step's advantage beside the episode's")]
 IsStdScaled = Annotated[bool, Field(description="divide a group's advantages by its standard deviation")]
 Normalise = Annotated[bool, Field(description="to mean 0 and standard deviation 1 over an iteration")]
 Clip = Annotated[float, Field(gt=0, description="how far the ratio may fall below 1 (and rise above it)")]
 ClipHigh = Annotated[float | None, Field(gt=0, description="how far the ratio may rise above 1; none: `clip`")]
-ValueCoef = Annotated[float, Field(ge=0, description="weight of the value loss")]
 ValueClip = Annotated[float, Field(ge=0, description="largest change of a value that is rewarded; 0: no limit")]
-EntropyCoef = Annotated[float, Field(ge=0, description="weight of the entropy bonus, nats a token")]
 KLCoef = Annotated[
     float, Field(ge=0, description="weight of KL(policy || reference), the weights at the stage's start; 0: none")
 ]
-KLEstimator = Annotated[KLName, Field(description="of that KL, from the sampled tokens")]
+KLEstimator = Annotated[Literal["k1", "k2", "k3"], Field(description="of that KL, from the sampled tokens")]
 KLIn = Annotated[
     Literal["loss", "reward"], Field(description="whether the KL is a term of the loss or taken off the reward")
 ]
-IsKLCorrected = Annotated[
-    bool, Field(description="weigh the loss's KL by the ratio to the policy that sampled: its gradient is exact")
-]
-Importance = Annotated[
-    Literal["none", "truncate", "mask"],
-    Field(description="where sampler and learner differ: weigh by their ratio up to a cap, or drop what is beyond it"),
-]
-ImportanceCap = Annotated[float, Field(gt=1, description="largest ratio of learner to sampler")]
 MoreGroups = Annotated[
     int, Field(ge=0, description="times that groups whose returns are all equal are replaced by new ones; 0: kept")
 ]
@@ -91,25 +79,32 @@ class AlgorithmOptions(Config):
     loss: PolicyLoss = "clip"
     ratio: Ratio = "token"
     average: Average = None
-    constant_tokens: ConstantTokens = 512
+    constant_tokens: int = Field(
+        default=512, ge=1, description="tokens that a trajectory counts as (average = 'constant')"
+    )
     thought_weight: ThoughtWeight = 1.0
     gamma: Gamma = 0.95
-    gamma_token: GammaToken = 1.0
+    gamma_token: float = Field(default=1.0, ge=0, le=1, description="discount from token to token inside a step")
     gae_lambda: Lambda = 0.95
-    omega: Omega = 1.0
+    omega: float = Field(default=1.0, ge=0, description="weight of the step's advantage beside the episode's")
     is_std_scaled: IsStdScaled = True
     normalise_advantages: Normalise = False
     clip: Clip = 0.2
     clip_high: ClipHigh = None
-    value_coef: ValueCoef = 0.5
+    value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
     value_clip: ValueClip = 0.2
-    entropy_coef: EntropyCoef = 0.0
+    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy bonus, nats a token")
     kl_coef: KLCoef = 0.0
     kl_estimator: KLEstimator = "k3"
     kl_in: KLIn = "loss"
-    is_kl_corrected: IsKLCorrected = False
-    importance: Importance = "none"
-    importance_cap: ImportanceCap = 2.0
+    is_kl_corrected: bool = Field(
+        default=False, description="weigh the loss's KL by the ratio to the policy that sampled: its gradient is exact"
+    )
+    importance: Literal["none", "truncate", "mask"] = Field(
+        default="none",
+        description="where sampler and learner differ: weigh by their ratio up to a cap, or drop what is beyond it",
+    )
+    importance_cap: float = Field(default=2.0, gt=1, description="largest ratio of learner to sampler")
     more_groups: MoreGroups = 0
 
     @model_validator(mode="after")
@@ -135,15 +130,11 @@ class AlgorithmOptions(Config):
 
     @model_validator(mode="after")
     def _has_no_idle_option(self) -> Self:
-        """A recipe that is written out names every default, so only other values count as asked for."""
-        fields = type(self).model_fields
-        asked = [k for k in sorted(self.model_fields_set) if getattr(self, k) != fields[k].default]
-        if idle := [problem for key in asked if (problem := self._idle(key))]:
+        if idle := [problem for key, value in self.changed.items() if (problem := self._idle(key, value))]:
             raise ValueError("; ".join(idle))
         return self
 
-    def _idle(self, key: str) -> str | None:
-        value = getattr(self, key)
+    def _idle(self, key: str, value: object) -> str | None:
         if key in ("kl_estimator", "kl_in", "is_kl_corrected") and not self.kl_coef:
             return f"{key} = {value!r} does nothing with kl_coef = 0: remove it, or set kl_coef"
         decided_by, values = _READERS.get(key, ("name", {self.name}))

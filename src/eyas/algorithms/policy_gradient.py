@@ -3,10 +3,9 @@
 Which estimator and which loss, and with what numbers, a paper's file declares and a recipe may change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from eyas.algorithms.losses import (
     weighted_sums,
 )
 from eyas.algorithms.options import CRITIC, ELEMENT_LEVEL, ELEMENT_VALUES, GROUPED, AlgorithmOptions
-from eyas.algorithms.registry import PAPERS
 from eyas.batch import Denominators, TrainingBatch, TrainingSample
 from eyas.errors import EyasError
 
@@ -206,8 +204,6 @@ class PolicyGradient(Algorithm):
         kl = KL_ESTIMATORS[self.options.kl_estimator](batch.reference_logprobs, output.logprobs)
         return kl * torch.exp(output.logprobs - batch.sampling_logprobs) if self.options.is_kl_corrected else kl
 
-
-ALGORITHMS: dict[str, Callable[[Any], Algorithm]] = dict.fromkeys(PAPERS, PolicyGradient)
 
 # ----------------------------------------------------------------------------------------------- reading and writing samples
 

@@ -1,6 +1,6 @@
 """The algorithms that a recipe can name. No torch."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -17,27 +17,7 @@ from eyas.algorithms.rloo import RLOOConfig
 from eyas.algorithms.vagen import VAGENConfig
 from eyas.algorithms.vl_dac import VLDACConfig
 
-PAPERS: dict[str, type[AlgorithmOptions]] = {
-    "ppo": PPOConfig,
-    "vl_dac": VLDACConfig,
-    "vagen": VAGENConfig,
-    "grpo": GRPOConfig,
-    "dr_grpo": DrGRPOConfig,
-    "dapo": DAPOConfig,
-    "gspo": GSPOConfig,
-    "cispo": CISPOConfig,
-    "rloo": RLOOConfig,
-    "reinforce_pp": ReinforcePPConfig,
-    "gigpo": GiGPOConfig,
-    "gtr": GTRConfig,
-}
-
-
-def _named(table: Any) -> Any:
-    return {"name": "ppo", **table} if isinstance(table, dict) else table
-
-
-_ByName = Annotated[
+_Paper = (
     PPOConfig
     | VLDACConfig
     | VAGENConfig
@@ -49,7 +29,13 @@ _ByName = Annotated[
     | RLOOConfig
     | ReinforcePPConfig
     | GiGPOConfig
-    | GTRConfig,
-    Field(discriminator="name"),
-]
-AlgorithmConfig = Annotated[_ByName, BeforeValidator(_named)]
+    | GTRConfig
+)
+PAPERS: dict[str, type[AlgorithmOptions]] = {paper.model_fields["name"].default: paper for paper in get_args(_Paper)}
+
+
+def _named(table: Any) -> Any:
+    return {"name": "ppo", **table} if isinstance(table, dict) else table
+
+
+AlgorithmConfig = Annotated[_Paper, Field(discriminator="name"), BeforeValidator(_named)]

@@ -25,31 +25,18 @@ from eyas.config import ModelConfig
 from eyas.evaluation.records import provenance
 from eyas.training.memory import keep_freed_memory
 
-GOALS: dict[str, tuple[str, float]] = {
-    "sampler_vs_bare": ("at least", 0.9),
-    "sampler_vs_lockstep": ("at least", 1.2),
-    "sampler_vs_lockstep_geometric": ("at least", 1.7),
-    "learner_vs_bare": ("at least", 0.95),
-    "conversation_vs_rereading": ("at least", 3.5),
-    "group_sampling_vs_alone": ("at least", 1.8),
-    "group_update_vs_alone": ("at least", 2.0),
-    "shared_text_vs_alone": ("at least", 1.4),
-    "workers_vs_in_process": ("more than", 1.0),
-    "overhead_share": ("at most", 0.05),
-    "learner_overhead_share": ("at most", 0.05),
-}
-MEANINGS = {
-    "sampler_vs_bare": "tokens/s of rollouts, to the bare model's",
-    "sampler_vs_lockstep": "tokens/s, uniform lengths",
-    "sampler_vs_lockstep_geometric": "tokens/s, lengths with a tail",
-    "learner_vs_bare": "samples/s, to the bare model's",
-    "conversation_vs_rereading": "steps/s, a new picture each",
-    "group_sampling_vs_alone": "tokens/s, eight of one prompt",
-    "group_update_vs_alone": "samples/s, eight of one prompt",
-    "shared_text_vs_alone": "tokens/s, prompts that begin alike",
-    "workers_vs_in_process": "steps/s, env as slow as the model",
-    "overhead_share": "of an iteration, not model or env",
-    "learner_overhead_share": "of nano's: credit, batches, logging",
+RATIOS = {  # goal, meaning
+    "sampler_vs_bare": ("at least 0.9", "tokens/s of rollouts, to the bare model's"),
+    "sampler_vs_lockstep": ("at least 1.2", "tokens/s, uniform lengths"),
+    "sampler_vs_lockstep_geometric": ("at least 1.7", "tokens/s, lengths with a tail"),
+    "learner_vs_bare": ("at least 0.95", "samples/s, to the bare model's"),
+    "conversation_vs_rereading": ("at least 3.5", "steps/s, a new picture each"),
+    "group_sampling_vs_alone": ("at least 1.8", "tokens/s, eight of one prompt"),
+    "group_update_vs_alone": ("at least 2.0", "samples/s, eight of one prompt"),
+    "shared_text_vs_alone": ("at least 1.4", "tokens/s, prompts that begin alike"),
+    "workers_vs_in_process": ("more than 1.0", "steps/s, env as slow as the model"),
+    "overhead_share": ("at most 0.05", "of an iteration, not model or env"),
+    "learner_overhead_share": ("at most 0.05", "of nano's: credit, batches, logging"),
 }
 GROUP_SIZE = 8
 
@@ -146,9 +133,9 @@ def format_bench(result: Mapping[str, Any]) -> Table:
     for column in ("ratio", "median", "min .. max", "goal", "means"):
         table.add_column(column, no_wrap=column != "means")
     for name, extent in result["spread"].items():
-        goal = "{} {}".format(*GOALS[name]) if name in GOALS and not result["quick"] else ""
+        goal, meaning = RATIOS[name]
         span = f"{extent['min']:.2f} .. {extent['max']:.2f}"
-        table.add_row(name, f"{extent['median']:.2f}", span, goal, MEANINGS[name])
+        table.add_row(name, f"{extent['median']:.2f}", span, "" if result["quick"] else goal, meaning)
     first, last = result["memory"]["iterations"]
     growth = str(result["memory"]["live_objects_growth"])
     table.add_row("peak_memory_gib", f"{result['peak_memory_gib']:.2f}", "", "", "of this process")

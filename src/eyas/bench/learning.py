@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyas.algorithms import ALGORITHMS
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.batch import SampleStep, TrainingBatch, TrainingSample
 from eyas.bench.measure import Side
 from eyas.bench.workload import requests
@@ -43,7 +43,7 @@ def group_update_sides(
 
 def bench_learner(policy: Policy) -> Learner:
     optimizer = Optimizer(policy.model, policy.critic, OptimConfig(lr=TINY_LR), total_steps=1000)
-    return Learner(policy, ALGORITHMS["ppo"](PPOConfig()), optimizer)
+    return Learner(policy, PolicyGradient(PPOConfig()), optimizer)
 
 
 def _update(learner: Learner, samples: Sequence[TrainingSample]) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators, TrainingSample
 from eyas.config import OptimConfig
 from eyas.models.logprobs import token_logprobs

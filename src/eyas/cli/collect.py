@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eyas.cli.arguments import environment_arguments
+from eyas.cli.arguments import EnvArg, NumEnvs, Workers, environment_arguments
 from eyas.cli.served import playing_agent, refuse_served, with_served_options
 from eyas.errors import DatasetError
 
@@ -24,11 +24,9 @@ def collect(
     random_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of an expert's moves played at random.")
     ] = 0.0,
-    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
-    num_envs: Annotated[
-        int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
-    ] = 64,
+    env_arg: EnvArg = None,
+    workers: Workers = 0,
+    num_envs: NumEnvs = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was collected as JSON.")] = False,
     *,
     served: dict[str, Any],

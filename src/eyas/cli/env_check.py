@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eyas.cli.arguments import environment_arguments
+from eyas.cli.arguments import EnvArg, ReportAsJson, environment_arguments, tell_begun
 from eyas.errors import ConfigError
 
 _MARKS = {"info": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]FAILED[/]"}
@@ -19,7 +19,7 @@ _MARKS = {"info": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[re
 
 def check(
     env: Annotated[str | None, typer.Argument(metavar="ID", help="Gymnasium id, or module:Id.")] = None,
-    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    env_arg: EnvArg = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Instead of ID: check this recipe's first task, with its wrappers, interface and model."),
@@ -35,7 +35,7 @@ def check(
         typer.Option(help="Folder for the prompt, its pictures and the recipe. [default: env_check_NAME]"),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one reset or step may take.")] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: ReportAsJson = False,
 ) -> None:
     """Check an environment before training on it: what is wrong, what a model will see, and what to type next.
 
@@ -63,7 +63,6 @@ def check(
     task = task.model_copy(update={"env_args": {**task.env_args, **arguments}})
     player = config.model if config is not None and model is None else ModelConfig(name=model or "nano-random")
     folder = output or default_output(task.env)
-    told = Console(stderr=True)
     with contextlib.redirect_stdout(sys.stderr):  # what a constructor prints is no part of the report
         report = check_environment(
             task,
@@ -71,7 +70,7 @@ def check(
             episodes=episodes,
             output=folder,
             timeout_s=timeout,
-            on_progress=lambda what: told.print(f"{what} ...", style="dim", highlight=False),
+            on_progress=tell_begun,
         )
     if as_json:
         print(json.dumps(report.to_json()))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from eyas.cli.arguments import environment_arguments
+from eyas.cli.arguments import EnvArg, NumEnvs, ReportAsJson, Workers, environment_arguments
 from eyas.cli.served import playing_agent, with_served_options
 
 
@@ -21,11 +21,9 @@ def evaluate(
     env: Annotated[str, typer.Option(help="Gymnasium id, or module:Id.")],
     episodes: Annotated[int, typer.Option(min=1, help="Episodes for each decoding.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes; never shared with training.")] = 0,
-    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes that run the environments; 0: none.")] = 0,
-    num_envs: Annotated[
-        int, typer.Option(min=1, help="Copies of the environment, stepped together; each takes its own memory.")
-    ] = 64,
+    env_arg: EnvArg = None,
+    workers: Workers = 0,
+    num_envs: NumEnvs = 64,
     decoding: Annotated[
         Literal["greedy", "sample", "both"], typer.Option(help="The likeliest text, or drawn at temperature 1.")
     ] = "both",
@@ -35,7 +33,7 @@ def evaluate(
             metavar="KEY=VALUE", help="What writes the completions, as in a recipe: kind=vllm, max_batch=128."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: ReportAsJson = False,
     *,
     served: dict[str, Any],
 ) -> None:
@@ -51,7 +49,7 @@ def evaluate(
         StageProgress(Console(stderr=True), "eval", episodes * len(decodings)) as progress,
     ):
         options: dict[str, Any] = {"on_episode": progress.update, "workers": workers, "num_envs": num_envs}
-        report = build.evaluate(agent, env, episodes, seed, decodings, **options, **arguments)
+        report = build.evaluate(agent, env, episodes, seed, decodings, **options, env_args=arguments)
     if as_json:
         print(report.to_json())
     else:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eyas.cli.arguments import environment_arguments
+from eyas.cli.arguments import EnvArg, environment_arguments
 from eyas.errors import ConfigError
 
 if TYPE_CHECKING:
     from eyas.evaluation.film_frame import Shot
-    from eyas.types import ImageStore
+    from eyas.types import ImageSource
 
 Form = Literal["webp", "gif", "mp4"]
 
@@ -33,7 +33,7 @@ def film(
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Of a run: where best, worst or last is looked for.")] = None,
     env: Annotated[str | None, typer.Option(help="A checkpoint plays this. [default: what it was trained on]")] = None,
-    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    env_arg: EnvArg = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the evaluation episodes that a checkpoint plays.")] = 0,
     episodes: Annotated[int, typer.Option(min=1, help="That a checkpoint plays, one after the other.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="A checkpoint's; 0 is greedy.")] = 0.0,
@@ -73,7 +73,7 @@ def _checked(output: Path | None, form: str | None) -> Path | None:
     return output
 
 
-def _recorded(folder: Path, episode: str, stage: str | None) -> "tuple[list[Shot], ImageStore, str]":
+def _recorded(folder: Path, episode: str, stage: str | None) -> "tuple[list[Shot], ImageSource, str]":
     from eyas.evaluation.film import shots
     from eyas.viewer.films import CHOICES, RunImages, find_episode, read_recorded
     from eyas.viewer.folders import RunFolder
@@ -90,7 +90,7 @@ def _recorded(folder: Path, episode: str, stage: str | None) -> "tuple[list[Shot
 
 def _played(
     checkpoint: str, env: str | None, env_arg: list[str] | None, seed: int, episodes: int, temperature: float
-) -> "tuple[list[Shot], ImageStore, str]":
+) -> "tuple[list[Shot], ImageSource, str]":
     arguments = environment_arguments(env_arg)
     from eyas.build import Agent
     from eyas.evaluation.evaluate import play

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eyas.cli.arguments import ReportAsJson, tell_begun
 from eyas.cli.env_check import show_checks
 
 app = typer.Typer(help="Models.", no_args_is_help=True)
@@ -43,7 +44,7 @@ def check(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model from the hub.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: ReportAsJson = False,
 ) -> None:
     """Check that a model is driven as it was made: what sampler and learner read is what the bare model reads.
 
@@ -58,11 +59,8 @@ def check(
     from eyas.checks.model import check_model
     from eyas.config import ModelConfig
 
-    told = Console(stderr=True)
-    report = check_model(
-        ModelConfig(name=name, dtype=dtype, trust_remote_code=trust_remote_code),
-        on_progress=lambda what: told.print(f"{what} ...", style="dim", highlight=False),
-    )
+    config = ModelConfig(name=name, dtype=dtype, trust_remote_code=trust_remote_code)
+    report = check_model(config, on_progress=tell_begun)
     if as_json:
         checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in report.checks]
         print(json.dumps({"id": report.id, "ok": report.ok, "checks": checks}))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eyas.cli.arguments import environment_arguments
+from eyas.cli.arguments import EnvArg, Host, NoBrowser, Port, Token, environment_arguments
 from eyas.cli.view import serve
 from eyas.envs.making import env_factory
 from eyas.errors import ConfigError, DatasetError
@@ -24,16 +24,14 @@ def play(
         typer.Option(metavar="FOLDER", help="Who plays with you: a checkpoint, a Hugging Face id, or nano-random."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes, as in `eyas collect`.")] = 0,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on; any but this machine's own needs --token.")
-    ] = "127.0.0.1",
-    token: Annotated[bool, typer.Option("--token", help="Ask callers for a token, which is made and printed.")] = False,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    port: Port = 7860,
+    host: Host = "127.0.0.1",
+    token: Token = False,
+    no_browser: NoBrowser = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder that gets the episodes you act in. [default: play/ENV-DATE]")
     ] = None,
-    env_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    env_arg: EnvArg = None,
 ) -> None:
     """Play in the browser, alone or in turn with a model; what you play is recorded as demonstrations.
 

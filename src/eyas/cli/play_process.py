@@ -18,7 +18,6 @@ from eyas import build
 from eyas.config import TaskConfig
 from eyas.errors import EyasError
 from eyas.evaluation.measures import rollout_metrics
-from eyas.interface import Interface
 from eyas.rollouts.actors import Decision, PolicyActor, Turn
 from eyas.rollouts.datasets import write_dataset_info
 from eyas.rollouts.encoding import encode_action, encode_trajectory, image_hashes
@@ -130,9 +129,11 @@ class Table:
             "actions": None if legal is None else [interface.name_of(a) for a in legal],
             "has_words": legal is None or interface.codec.actions is None,
             "described": interface.codec.describe(),
-            "suggestion": self._described(playing.turn, playing.suggestion) if playing.suggestion else None,
+            "suggestion": _described(playing.turn, playing.suggestion, self.tokenizer) if playing.suggestion else None,
             "played": [_played(i, s) for i, s in enumerate(steps)][-MOST_SHOWN:],
-            "end": _end(record) if record else None,
+            "end": {"reason": record.stop_reason.value, "success": record.success, "progress": record.progress}
+            if record
+            else None,
         }
 
     def _new_pictures(self, messages: tuple[Message, ...]) -> dict[str, str]:
@@ -140,9 +141,6 @@ class Table:
         new = [h for h in dict.fromkeys(image_hashes(messages)) if h not in self._shown]
         self._shown.update(new)
         return {h: base64.b64encode(image_to_png(self.images.get(h))).decode() for h in new}
-
-    def _described(self, turn: Turn, decision: Decision) -> dict[str, Any]:
-        return _described(turn.interface, turn, decision, self.tokenizer)
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -155,18 +153,14 @@ def _played(index: int, step: Step) -> dict[str, Any]:
     return {"step": index, "name": name, "by": by, "reward": step.reward.total}
 
 
-def _end(record: Trajectory) -> dict[str, Any]:
-    return {"reason": record.stop_reason.value, "success": record.success, "progress": record.progress}
-
-
-def _described(interface: Interface, turn: Turn, decision: Decision, tokenizer: Any) -> dict[str, Any]:
+def _described(turn: Turn, decision: Decision, tokenizer: Any) -> dict[str, Any]:
     """A decision as the viewer describes a recorded step."""
     parse, by = decision.parse, decision.executed_by
     legal = tuple(turn.legal_actions) if turn.legal_actions else None
     step = Step((), decision.completion, parse, None, by, RewardBreakdown({}), legal_actions=legal)
     trajectory = Trajectory(task=0, episode=0, seed=0, steps=[step], stop_reason=StopReason.CUT)
     (row,) = rows_to_table(encode_trajectory(trajectory)).to_pylist()
-    names = {json.dumps(encode_action(a)): interface.name_of(a) for a in legal or ()}
+    names = {json.dumps(encode_action(a)): turn.interface.name_of(a) for a in legal or ()}
     return describe_step(row, names, tokenizer)
 
 

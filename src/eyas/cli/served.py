@@ -117,6 +117,8 @@ def _served_agent(
     from eyas.build import Agent
     from eyas.config import InterfaceConfig, TaskConfig
 
+    if not model:
+        raise ConfigError("which model? Type its name on the server behind the colon, as served:gemma3:12b")
     if base_url is None:
         raise ConfigError(f"where is the model '{model}'? Type its --base-url, as http://localhost:8000/v1")
     asked = _part(InterfaceConfig, "--interface", interface)
@@ -142,5 +144,7 @@ def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
         here = tables
         for part in above:
             here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"'{path}={value}': '{part}' was given as a value before, and has no keys")
         here[key] = value
     return tables

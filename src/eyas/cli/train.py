@@ -1,6 +1,7 @@
 """`eyas train`"""
 
 import json
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 
 from eyas.config import RunConfig
+from eyas.errors import EnvironmentFailure, EyasError
 from eyas.recipes import load_recipe, shipped_recipes, to_toml
 
 
@@ -49,4 +51,12 @@ def _preflight(config: RunConfig) -> None:
     from eyas.build import build_run, preflight
 
     print(to_toml(config))
-    Console(stderr=True).print(preflight(build_run(config)))
+    run = build_run(config)
+    try:
+        table = preflight(run)
+    except EyasError:
+        raise
+    except Exception as error:
+        said = f"the first prompt cannot be made, {type(error).__name__}: {error}; `eyas env check` says more"
+        raise EnvironmentFailure(f"{said}\n{traceback.format_exc()}") from error
+    Console(stderr=True).print(table)

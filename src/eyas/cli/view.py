@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyas.cli.arguments import Host, NoBrowser, Port, Token
 from eyas.errors import ConfigError
 
 END_TIMEOUT_S = 10  # for the questions that are open; longer than a play takes to save and end
@@ -20,12 +21,10 @@ def view(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs, or folders that hold runs. [default: runs]")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on; any but this machine's own needs --token.")
-    ] = "127.0.0.1",
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
-    token: Annotated[bool, typer.Option("--token", help="Ask callers for a token, which is made and printed.")] = False,
+    port: Port = 7860,
+    host: Host = "127.0.0.1",
+    no_browser: NoBrowser = False,
+    token: Token = False,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one HTML file that needs no server, and serve nothing.")
     ] = None,

@@ -104,8 +104,9 @@ class EnvHost:
         assert self._env is not None and len(moves)
         outcome, may_follow = EnvOutcome(None, {}), self._source.may_follow
         for move in moves:
-            is_refused = may_follow is not None and outcome.num_moves > 0 and not may_follow(outcome.info, move)
-            if outcome.has_ended or is_refused:
+            if outcome.has_ended:  # what is legal then may be anything
+                break
+            if may_follow is not None and outcome.num_moves and not may_follow(outcome.info, move):
                 break
             outcome.observation, reward, terminated, truncated, info = self._env.step(move)
             outcome.info = dict(info)  # environments reuse theirs

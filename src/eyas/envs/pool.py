@@ -101,7 +101,7 @@ class WorkerPool:
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(
-                f"the environments cannot be sent to worker processes: {problem}; to play in this process, set num_workers = 0"
+                f"the environments cannot be sent to worker processes: {problem}; to play in this process, set workers.count = 0 (`--workers 0`)"
             ) from error
         self._folder = os.getcwd()
         self._num_workers = num_workers

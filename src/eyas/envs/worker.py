@@ -129,7 +129,7 @@ class Worker:
             if not self._is_up:
                 if message:
                     raise EnvironmentFailure(
-                        f"a worker process could not start; to play in this process, set num_workers = 0\n{message.decode()}"
+                        f"a worker process could not start; to play in this process, set workers.count = 0 (`--workers 0`)\n{message.decode()}"
                     )
                 self._is_up = True
                 self._restart_clock()
@@ -158,7 +158,7 @@ class Worker:
         if not self._is_up:
             why = f"ended with exit code {code}{name}" if has_died else f"took longer than {START_TIMEOUT_S:g} s"
             raise EnvironmentFailure(
-                f"the start of a worker process {why}; to play in this process, set num_workers = 0"
+                f"the start of a worker process {why}; to play in this process, set workers.count = 0 (`--workers 0`)"
             )
         if not has_died:
             request = self.requests[0]

@@ -71,21 +71,9 @@ def _is_template(records: Records) -> bool:
     return bool(_has_information_halved(records)) and not _has_entropy_of_thoughts_fallen(records)
 
 
-def _is_format_lost(records: Records) -> bool:
-    return Course.of(records, "rollout/parse_rate").has_lost()
-
-
 def _is_growing(records: Records) -> bool:
     length = Course.of(records, "rollout/completion_length_tokens")
     return length.last > length.first and Course.of(records, "rollout/completion_cut_share").has_risen
-
-
-def _is_thought_idle(records: Records) -> bool:
-    return Course.of(records, "rollout/thought_action_agreement").has_lost(_LOST_AGREEMENT)
-
-
-def _is_reading_lost(records: Records) -> bool:
-    return Course.of(records, "rollout/recognition_accuracy").has_lost()
 
 
 def _is_better(records: Records) -> bool:
@@ -123,7 +111,7 @@ _CAUSES: dict[str, tuple[Callable[[Records], bool], str]] = {
         "`algorithm.entropy_coef` and `algorithm.kl_coef`, or the reward term `rewards.recognition`",
     ),
     "format": (
-        _is_format_lost,
+        lambda records: Course.of(records, "rollout/parse_rate").has_lost(),
         "fewer answers can be read: the format is being unlearned. Try `interface.on_parse_failure = 'penalty'`, a lower "
         "`optim.lr`, the reward term `rewards.format`, or more supervised steps before",
     ),
@@ -134,13 +122,13 @@ _CAUSES: dict[str, tuple[Callable[[Records], bool], str]] = {
         "long failures are not cheaper",
     ),
     "idle_thoughts": (
-        _is_thought_idle,
+        lambda records: Course.of(records, "rollout/thought_action_agreement").has_lost(_LOST_AGREEMENT),
         "actions follow less and less from the facts written before them: the reward reaches the action and not the "
         "thought. Try a larger `algorithm.thought_weight`, guided thoughts (`guidance.corrector`), or the reward "
         "term `rewards.recognition`",
     ),
     "reading": (
-        _is_reading_lost,
+        lambda records: Course.of(records, "rollout/recognition_accuracy").has_lost(),
         "facts are read worse than before: success does not need them, or updates are too large. Try the reward term "
         "`rewards.recognition`, a lower `optim.lr`, or `algorithm.kl_coef`",
     ),

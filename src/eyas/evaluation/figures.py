@@ -110,17 +110,22 @@ def panels(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Se
 def _draw_panel(axes: Any, title: str, series: Mapping[str, Series]) -> None:
     for colour, (label, (x, y)) in zip(_COLOURS, series.items()):
         axes.plot(x, y, color=colour, linewidth=1.6, label=label, marker="o" if len(x) < 12 else "", markersize=3.5)
-    if title in _SHARES:
-        axes.set_ylim(-0.03, 1.03)
-    axes.set_title(title, fontsize=10, color=_INK, loc="left", fontweight="bold")
-    axes.tick_params(colors=_INK, labelsize=8, length=0)
+    dress(axes, title, title in _SHARES, _INK)
     axes.locator_params(axis="x", integer=True, nbins=6)
     axes.grid(color=_INK, alpha=0.25, linewidth=0.6)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_INK)
     if len(series) > 1:
         axes.legend(fontsize=7.5, frameon=False, labelcolor=_INK)
+
+
+def dress(axes: Any, title: str, is_share: bool, ink: str) -> None:
+    """Title, ticks and limits in the style of every figure."""
+    if is_share:
+        axes.set_ylim(-0.03, 1.03)
+    axes.set_title(title, fontsize=10, color=ink, loc="left", fontweight="bold")
+    axes.tick_params(colors=ink, labelsize=8, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
 
 
 def curves_svg(panels: Sequence[tuple[str, Mapping[str, Series]]], identity: str) -> str:

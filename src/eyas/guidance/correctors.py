@@ -30,9 +30,12 @@ class Corrector(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed stage needs of it."""
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse; a subclass with nothing to remember has neither."""
 
 
 Factory = TypeVar("Factory", bound=Callable[[GuidanceConfig, Policy], Corrector])
@@ -55,7 +58,7 @@ def register_corrector(name: str) -> Callable[[Factory], Factory]:
 def _follows(task: Task, move: ExpertMove, action: Any) -> bool:
     try:
         return task.fact_rule is not None and task.fact_rule(move.facts, action)
-    except ValueError:  # no action follows
+    except (KeyError, ValueError):  # the facts do not say what to play
         return False
 
 
@@ -82,7 +85,7 @@ def is_right(task: Task, step: Step, move: ExpertMove) -> bool:
 
 
 @register_corrector("expert")
-class ExpertCorrector:
+class ExpertCorrector(Corrector):
     """Leaves a right thought as it is, and else writes the expert's: no model is asked."""
 
     asks_expert = True
@@ -99,12 +102,6 @@ class ExpertCorrector:
         if move is None or not set(task.interface.format.fact_keys) <= set(move.facts):
             return None
         return step.completion.text if is_right(task, step, move) else task.interface.write(move)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to remember."""
 
 
 # ----------------------------------------------------------------------------------------------- by a model

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from eyas.model_config import AskedConfig
 
-_ASKED = ("base_url", "api_key_env", "temperature", "max_new_tokens", "retries", "most_calls", "knows_truth")
+_ASKED = ("model", "base_url", "api_key_env", "temperature", "max_new_tokens", "retries", "most_calls", "knows_truth")
 
 
 class GuidanceConfig(AskedConfig):
@@ -42,10 +42,8 @@ class GuidanceConfig(AskedConfig):
 
     @model_validator(mode="after")
     def _has_no_idle_option(self) -> Self:
-        """A recipe that is written out names every default, so only other values count as asked for."""
-        fields = type(self).model_fields
-        changed = {k for k in self.model_fields_set if getattr(self, k) != fields[k].default}
-        if self.corrector == "expert" and (idle := sorted(changed & {*_ASKED, "model"})):
+        changed = self.changed
+        if self.corrector == "expert" and (idle := [k for k in changed if k in _ASKED]):
             raise ValueError(f"{idle[0]} does nothing with corrector = 'expert': remove it, or set corrector = 'model'")
         if "early_end_reward" in changed and "lost" not in self.ends_where:
             raise ValueError("early_end_reward does nothing without ends_where = ['lost']: remove it")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from eyas.config import ModelConfig
 from eyas.errors import CheckpointError, ConfigError, ModelError
@@ -106,7 +107,7 @@ def _pretrained(config: ModelConfig) -> tuple[Any, Any]:
                 raise
             model = AutoModelForCausalLM.from_pretrained(name, **options)
             processor = AutoTokenizer.from_pretrained(name, **remote)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"'{config.name}' cannot be loaded ({str(error).splitlines()[0]}): type a built-in name (nano, nano-random), a "
             "folder that holds a model, or a Hugging Face id that this machine can reach"

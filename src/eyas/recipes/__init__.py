@@ -101,7 +101,7 @@ def _override(table: dict[str, Any], override: str) -> None:
     if not isinstance(here, dict):
         raise ConfigError(f"override '{override}': '{'.'.join(keys[:-1])}' is a value and has no keys")
     if text.strip():
-        here[keys[-1]] = _parsed(text.strip())
+        here[keys[-1]] = toml_value(text.strip())
     elif keys[-1] in here:
         del here[keys[-1]]
     else:
@@ -130,7 +130,8 @@ def _index(elements: list[Any], key: str, path: str) -> int:
     raise ConfigError(f"override of '{path}.{key}': '{path}' has no single element '{key}'{advice}")
 
 
-def _parsed(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """What was typed behind `key=`: TOML, else the text itself."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from eyas.evaluation.figures import dress
 from eyas.files import write_atomically
 from eyas.reproductions import Definition, Measure, Panel
 from eyas.reproductions.results import Curve, Record, values_of
@@ -89,13 +90,8 @@ def _dress(axes: Any, panel: Panel, definition: Definition) -> None:
         if panel.measures
         else Measure(name="shown", metric=panel.metric).is_share
     )
-    if is_share:
-        axes.set_ylim(-0.03, 1.03)
+    dress(axes, panel.title, is_share, _INK)
     if not panel.measures:
         axes.set_xlabel("iteration" if panel.metric else "compute, passes over a step", fontsize=8, color=_INK)
-    axes.set_title(panel.title, fontsize=10, color=_INK, loc="left", fontweight="bold")
-    axes.tick_params(colors=_INK, labelsize=8, length=0)
     axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
     axes.legend(fontsize=7.5, frameon=False, labelcolor=_INK, loc="best")

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from eyas.errors import ConfigError
 from eyas.evaluation.records import read_metrics
+from eyas.files import alone
 from eyas.recipes import to_toml
 from eyas.reproductions import Job
 
@@ -30,7 +30,9 @@ def run_all(jobs: Sequence[Job], parallel: int, threads: int | None, on_progress
     `threads` of each process; None leaves it to torch. An interruption lets the processes save, and is raised again.
     """
     failed: dict[Job, str] = {}
-    with _alone(jobs[0].folder.parent) as lock, _Processes(threads, lock) as processes:
+    folder = jobs[0].folder.parent
+    at_work = f"processes of another `eyas reproduce` are at work in {folder}: wait for them, or choose another --runs"
+    with alone(folder, ".reproduce.lock", at_work) as lock, _Processes(threads, lock) as processes:
         left = [job for job in jobs if not is_finished(job)]
         with ThreadPoolExecutor(parallel) as pool:
             futures: dict[Future[str | None], Job] = {pool.submit(processes.run, job): job for job in left}
@@ -120,25 +122,6 @@ def _wait(process: subprocess.Popen[Any]) -> float | None:
 def _last_line(log: Path, returncode: int) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else f"it ended with exit code {returncode}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[IO[str] | None]:
-    """Holds the folder's lock. Raises `ConfigError` where another process does."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".reproduce.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"processes of another `eyas reproduce` are at work in {folder}: wait for them, or choose another --runs"
-            ) from None
-        yield lock
 
 
 # ----------------------------------------------------------------------------------------------- where a run stands

@@ -22,6 +22,8 @@ def build_rewards(
     for name, coefficient in (config.model_extra or {}).items():
         if name not in REWARDS:
             raise ConfigError(f"unknown reward '{name}': choose from {', '.join(REWARDS)}, judge")
+        if name == RecognitionReward.name and not interface.format.fact_keys:
+            raise ConfigError("rewards.recognition does nothing where a task asks for no facts: leave it out")
         terms.append((REWARDS[name](interface), coefficient))
     if config.judge is not None:
         terms.append((JudgeReward(config.judge, interface, judging(config.judge)), config.judge.weight))

@@ -78,7 +78,10 @@ class MemoryImageStore:
         for store in self._behind:
             if image_hash in store:
                 return store.get(image_hash)
-        raise DatasetError(f"image {image_hash} is not in memory: it was never put or already discarded")
+        raise DatasetError(
+            f"image {image_hash} is neither in memory nor in a dataset that is read: if it belongs to one, that folder is "
+            "incomplete: copy it whole, or collect again"
+        )
 
     @property
     def nbytes(self) -> int:

@@ -74,6 +74,9 @@ def _is_like_llama(decoder: Any) -> bool:
         or type(decoder.embed_tokens) is not nn.Embedding
     ):
         return False
+    frequencies = getattr(getattr(decoder, "rotary_emb", None), "inv_freq", None)
+    if frequencies is not None and 2 * len(frequencies) != decoder.layers[0].self_attn.head_dim:
+        return False  # only a part of each head is turned
     for layer in decoder.layers:
         if parts(layer) != _LAYER_PARTS or parts(layer.mlp) - {"act_fn"} != {"gate_proj", "up_proj", "down_proj"}:
             return False

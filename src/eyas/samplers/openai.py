@@ -142,7 +142,10 @@ class ServedSampler:
                 reason = self._hidden(str(error) or type(error).__name__)
                 asked_s = error.wait_s if isinstance(error, _Passing) else 0.0
             if attempt > self.retries:
-                raise ModelError(f"{self._place} failed {attempt} times in a row, the last time with: {reason}")
+                times = f"{attempt} times in a row, the last time" if attempt > 1 else "once,"
+                raise ModelError(
+                    f"{self._place} failed {times} with: {reason}; is the server up, and the base URL right?"
+                )
             wait_s = max(asked_s, min(FIRST_WAIT_S * 2 ** (attempt - 1), MOST_BACK_OFF_S))
             if not wait_s <= MOST_WAIT_S:
                 raise ModelError(f"{self._place} asks to wait {wait_s:.0f} s ({reason}): try again then")

@@ -45,7 +45,8 @@ class Spending:
             ):
                 if most is not None and spent >= most:
                     raise ModelError(
-                        f"the limit of {most} {name} is reached, with {self}: raise --most-{name}, or play fewer episodes"
+                        f"the limit of {most} {name} is reached, with {self}: raise most_{name} (--most-{name} on the "
+                        "command line), or play fewer episodes"
                     )
             self.requests += 1
 

@@ -154,7 +154,8 @@ class Writer:
         """Gives every free row to the next job."""
         free = [row for row, job in enumerate(of_rows) if job is None][: len(waiting)]
         taken = [waiting.popleft() for _ in free]
-        self.rows.read([j.prompt for j in taken], free, [j.prompt for j in islice(waiting, MOST_AHEAD)])
+        ahead = islice(waiting, MOST_AHEAD if self.is_refilled else 0)  # the next batch has other rows
+        self.rows.read([j.prompt for j in taken], free, [j.prompt for j in ahead])
         draws.take(free, [j.request for j in taken])
         for row, job in zip(free, taken, strict=True):
             of_rows[row] = job

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from eyas.algorithms import Algorithm, LearnerOutput
+from eyas.algorithms.base import Algorithm, LearnerOutput
 from eyas.algorithms.losses import kl
 from eyas.batch import Denominators, TrainingBatch, TrainingSample
 from eyas.errors import TrainingDiverged

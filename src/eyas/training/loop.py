@@ -8,7 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from eyas.algorithms import ALGORITHMS, Algorithm, Supervised
+from eyas.algorithms.base import Algorithm
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import TrainingSample
 from eyas.config import CollectStage, EvalStage, RLStage, SFTStage
 from eyas.evaluation.collapse import new_collapses
@@ -98,7 +100,7 @@ def collect(run: Run, stage: CollectStage) -> None:
 
 def reinforce(run: Run, stage: RLStage) -> None:
     """Collect with fixed weights, credit, update; evaluate and checkpoint now and then."""
-    algorithm = ALGORITHMS[stage.algorithm.name](stage.algorithm)
+    algorithm = PolicyGradient(stage.algorithm)
     warmup = run.config.critic.warmup_updates
     optimizer = Optimizer(run.policy.model, run.policy.critic, stage.optim, total_updates(stage), warmup)
     learner = Learner(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators, TrainingSample
 from eyas.config import RLStage, SFTStage, is_folder
 from eyas.errors import DatasetError
@@ -40,7 +40,17 @@ def fine_tune(run: Run, stage: SFTStage) -> None:
             images = DatasetImageStore(folder)
             run.images.attach(images)
             stack.callback(run.images.detach, images)
-        _fine_tune(run, stage, [t for folder in folders for t in load_trajectories(folder)])
+        _fine_tune(run, stage, [t for folder in folders for t in episodes_of(run.tasks, folder)])
+
+
+def episodes_of(tasks: Sequence[Task], folder: str | Path) -> list[Trajectory]:
+    """The episodes of a dataset as ones of these tasks: where they were recorded, others may have had other numbers."""
+    env_id, trajectories = dataset_info(folder)["env"], load_trajectories(folder)
+    numbers = [task.index for task in tasks if task.env_id == env_id]
+    for trajectory in trajectories:
+        if trajectory.task not in numbers:
+            trajectory.task = numbers[0]
+    return trajectories
 
 
 def check_dataset(tasks: Sequence[Task], folder: str | Path) -> None:

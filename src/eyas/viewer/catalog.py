@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,11 @@ class Catalog:
     def update(self) -> list[TrajectoryFile]:
         """The files that can be read now, in the order of their names."""
         with self._lock:
-            there = {name: file for place, file in self._files() for name in [_full_name(place, file)]}
-            self._read = {n: self._read[n] if self._is_read(n, f) else (f, _read(n, f)) for n, f in there.items()}
+            read: dict[str, tuple[File, TrajectoryFile | str]] = {}
+            for name, file in self._files():
+                known = self._read.get(name)
+                read[name] = known if known and known[0] == file else (file, _read(name, file))
+            self._read = read
             return [entry for _, entry in self._read.values() if isinstance(entry, TrajectoryFile)]
 
     def file(self, name: str) -> TrajectoryFile:
@@ -70,17 +74,10 @@ class Catalog:
             notes.append(f"{shown} left out: {reason}")
         return notes
 
-    def _is_read(self, name: str, file: File) -> bool:
-        return name in self._read and self._read[name][0] == file
-
-    def _files(self) -> list[tuple[tuple[str, ...], File]]:
-        places: list[tuple[str, ...]] = [("trajectories",)]
-        places += [("datasets", name, "trajectories") for name in self.run.folders("datasets")]
-        return [(place, file) for place in places for file in self.run.files(*place, suffix=".parquet")]
-
-
-def _full_name(place: tuple[str, ...], file: File) -> str:
-    return "/".join([*place[:-1], file.name.removesuffix(".parquet")])
+    def _files(self) -> Iterator[tuple[str, File]]:
+        for place in ((), *(("datasets", name) for name in self.run.folders("datasets"))):
+            for file in self.run.files(*place, "trajectories", suffix=".parquet"):
+                yield "/".join([*place, file.name.removesuffix(".parquet")]), file
 
 
 def _read(name: str, file: File) -> TrajectoryFile | str:

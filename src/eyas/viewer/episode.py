@@ -34,7 +34,9 @@ def read_episode(file: TrajectoryFile, trajectory: int, tokenizer: Tokenizer | N
             raise NotServed(f"{file.name} has no episode {trajectory}: go back to the list of episodes")
         names = names_of_actions(file, rows[0]["task"])
         steps = [describe_step(row, names, tokenizer) for row in rows if row["step"] is not None]
-        return {"steps": steps, "final_messages": _final_messages(rows[-1])}
+        last = rows[-1]
+        final = None if last["final_prompt"] is None else _messages(last["final_prompt"], last["first_step"])
+        return {"steps": steps, "final_messages": final}
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotServed(f"episode {trajectory} of {file.name} is damaged ({error}): copy the run again") from error
 
@@ -112,10 +114,6 @@ def _messages(text: str, first_step: int) -> list[dict[str, Any]]:
         parts = [{"image": p["image"]} if "image" in p else {"text": p["text"]} for p in message["parts"]]
         messages.append({"role": message["role"], "parts": parts, "completion_of_step": step})
     return messages
-
-
-def _final_messages(row: Row) -> list[dict[str, Any]] | None:
-    return None if row["final_prompt"] is None else _messages(row["final_prompt"], row["first_step"])
 
 
 def _legal(text: str | None, names: Mapping[str, str]) -> list[str] | None:

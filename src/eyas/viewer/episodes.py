@@ -19,6 +19,11 @@ _ROW = """stage, iteration, env_id, task, episode, seed, num_steps, first_step, 
 _EQUALS = {"stage": "stage", "env": "env_id", "stop_reason": "stop_reason"}
 _RANGES = {"return": ('"return"', float), "iteration": ("iteration", int)}
 _BOOLEANS = {"true": True, "false": False}
+PARAMETERS = (
+    *_EQUALS,
+    *("task", "success", "has_parse_failure", "text", "sort", "offset", "limit"),
+    *(f"{name}_{end}" for name in _RANGES for end in ("min", "max")),
+)
 
 
 @dataclass(frozen=True)

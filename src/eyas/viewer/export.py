@@ -9,7 +9,9 @@ from urllib.parse import parse_qsl, quote
 
 from eyas.errors import ConfigError, EyasError
 from eyas.files import write_atomically
+from eyas.problems import hint
 from eyas.viewer.answers import Answers
+from eyas.viewer.episodes import PARAMETERS
 from eyas.viewer.server import STATIC, to_json
 
 MAX_BYTES = 5_000_000
@@ -57,6 +59,8 @@ def request_key(path: str, parameters: Mapping[str, str | list[str]]) -> str:
 def collect(answers: Answers, select: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """The answers by request, and the pictures that they show as data URLs by request."""
     chosen = dict(parse_qsl(select, keep_blank_values=True))
+    if unknown := [name for name in chosen if name not in PARAMETERS]:
+        raise ConfigError(f"--select {unknown[0]}: unknown filter{hint(unknown[0], PARAMETERS)}")
     data: dict[str, Any] = {"/api/runs": answers.runs()}
     pictures: dict[str, str] = {}
     run_ids = [run["id"] for run in data["/api/runs"]["runs"]]

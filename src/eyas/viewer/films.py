@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eyas.errors import ConfigError, DatasetError, EyasError
+from eyas.errors import ConfigError, EyasError
 from eyas.rollouts.encoding import decode_trajectory, encode_action
 from eyas.rollouts.images import png_to_image
 from eyas.rollouts.tables import table_to_rows
@@ -73,13 +73,10 @@ class RecordedEpisode:
 
 
 class RunImages:
-    """A run's pictures as an image store. Raises `EyasError` for one that is not there or damaged."""
+    """A run's pictures as an image source. Raises `EyasError` for one that is not there or damaged."""
 
     def __init__(self, run: RunFolder) -> None:
         self._pictures = Pictures(run)
-
-    def put(self, image: np.ndarray) -> str:
-        raise DatasetError("the pictures of a run that is shown are only read")
 
     def get(self, image_hash: str) -> np.ndarray:
         return png_to_image(self._pictures.png(image_hash))

@@ -25,6 +25,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
+    """A damaged one has no rows."""
+
     file: File
     heads: np.ndarray  # uint64 (n,): the first half of each hash
     ends: list[int]  # one past the last row of each row group
@@ -35,8 +37,7 @@ class Pictures:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._shards: dict[str, _Shard | None] = {}
-        self._files: dict[str, File] = {}
+        self._shards: dict[str, _Shard] = {}
         self._groups: OrderedDict[tuple[str, int], dict[str, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -74,8 +75,8 @@ class Pictures:
     def _find(self, image_hash: str) -> bytes | None:
         head = np.uint64(int(image_hash[:16], 16))
         for name, shard in self._shards.items():
-            for row in np.flatnonzero(shard.heads == head) if shard is not None else []:
-                group = next(i for i, end in enumerate(shard.ends) if row < end) if shard is not None else 0
+            for row in np.flatnonzero(shard.heads == head):
+                group = next(i for i, end in enumerate(shard.ends) if row < end)
                 if (data := self._group(name, group).get(image_hash)) is not None:
                     return data
         return None
@@ -83,7 +84,7 @@ class Pictures:
     def _group(self, name: str, group: int) -> dict[str, bytes]:
         key = name, group
         if key not in self._groups:
-            self._groups[key] = _read_group(self._files[name], group)
+            self._groups[key] = _read_group(self._shards[name].file, group)
             while len(self._groups) > 1 and _size(self._groups) > CACHED_BYTES:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -94,27 +95,27 @@ class Pictures:
         there: dict[str, File] = {}
         for place in [("images",), *(("datasets", name, "images") for name in self.run.folders("datasets"))]:
             there |= {file.place: file for file in self.run.files(*place, suffix=".parquet")}
-        new = [name for name, file in there.items() if self._files.get(name) != file]
-        self._files = there
-        self._shards = {n: _read_shard(there[n]) if n in new else self._shards[n] for n in there}
-        self._groups = OrderedDict((k, v) for k, v in self._groups.items() if k[0] in there and k[0] not in new)
-        return bool(new)
+        same = {n for n, shard in self._shards.items() if there.get(n) == shard.file}
+        self._shards = {n: self._shards[n] if n in same else _read_shard(file) for n, file in there.items()}
+        self._groups = OrderedDict((k, v) for k, v in self._groups.items() if k[0] in same)
+        return len(same) < len(there)
 
 
 def _size(groups: OrderedDict[tuple[str, int], dict[str, bytes]]) -> int:
     return sum(len(data) for group in groups.values() for data in group.values())
 
 
-def _read_shard(file: File) -> _Shard | None:
+def _read_shard(file: File) -> _Shard:
+    damaged = _Shard(file, np.zeros(0, np.uint64), [])
     try:
         with pq.ParquetFile(file.path) as parquet:
             footer = parquet.metadata
             hashes = parquet.read(columns=["hash"]).column("hash").to_pylist()
         heads = np.frombuffer(b"".join(bytes.fromhex(h[:16].rjust(16, "0")) for h in hashes), ">u8").astype(np.uint64)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
-        return None
+        return damaged
     ends = list(accumulate(footer.row_group(i).num_rows for i in range(footer.num_row_groups)))
-    return _Shard(file, heads, ends) if len(heads) == len(hashes) else None
+    return _Shard(file, heads, ends) if len(heads) == len(hashes) else damaged
 
 
 def _read_group(file: File, group: int) -> dict[str, bytes]:

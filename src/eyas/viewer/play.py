@@ -89,11 +89,7 @@ class PlayProcess:
             assert process.stdin is not None and process.stdout is not None
             with contextlib.suppress(OSError):  # it is gone already
                 process.stdin.close()
-            try:
-                process.wait(CLOSE_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _exit_code(process)
             with self._talk:  # who still waited for an answer has been told by now
                 process.stdout.close()
 
@@ -106,15 +102,20 @@ class PlayProcess:
                 sys.stderr.write(line)
 
     def _told_end(self, process: subprocess.Popen[str]) -> str:
-        try:
-            code = process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+        code = _exit_code(process)
         self._forwarding.join(1.0)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = next((f" ({line.strip()[:300]})" for line in reversed(self._last_lines) if line.strip()), "")
         return f"the process that plays {how}{last}: press Start again; episodes that had ended are kept"
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int:
+    """Waits for the end of a process, and kills one that goes on."""
+    try:
+        return process.wait(CLOSE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 # ----------------------------------------------------------------------------------------------- routes

@@ -147,7 +147,8 @@ def overall(run: RunFolder, stages: list[dict[str, Any]], summary: MetricsSummar
     left = [stage for stage in stages if stage["iterations"] is None or stage["done"] < stage["iterations"]]
     current = left[0] if left else None
     pace = summary.stages.get(current["name"], StageRecords()).pace_s if current else None
-    updated = max([summary.last_s or 0.0, *_changed(run)])
+    changed = _changed(run)
+    updated = max([summary.last_s or 0.0, *changed])
     is_silent = time.time() - updated > max(SILENCE_S, SILENT_ITERATIONS * (pace or 0.0))
     has_seconds_left = current is not None and pace is not None and current["iterations"] is not None
     return {
@@ -155,7 +156,7 @@ def overall(run: RunFolder, stages: list[dict[str, Any]], summary: MetricsSummar
         "stage": current["name"] if current else stages[-1]["name"] if stages else summary.last_stage,
         "progress": _progress(stages),
         "seconds_left": pace * (current["iterations"] - current["done"]) if has_seconds_left else None,  # pyright: ignore
-        "started": summary.first_s if summary.first_s is not None else _begun(run),
+        "started": summary.first_s if summary.first_s is not None else min(changed, default=0.0),
         "updated": updated,
     }
 
@@ -180,7 +181,3 @@ def _changed(run: RunFolder) -> list[float]:
         except OSError:
             continue
     return times
-
-
-def _begun(run: RunFolder) -> float:
-    return min(_changed(run), default=0.0)

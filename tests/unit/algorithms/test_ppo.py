@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import LearnerOutput, PolicyGradient, Supervised
+from eyas.algorithms.base import LearnerOutput
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.collate import collate
 from eyas.config import PPOConfig

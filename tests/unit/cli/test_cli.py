@@ -160,6 +160,9 @@ def test_errors_say_what_to_type(monkeypatch, capsys, tmp_path: Path) -> None:
     assert "no model or checkpoint at /nowhere" in error("eval", "/nowhere", *NUMBER_LINE)
     assert "jitter" in error("eval", "nano-random", *NUMBER_LINE, "--env-arg", "jitter=1000")
     assert "key=value" in error("eval", "nano-random", *NUMBER_LINE, "--env-arg", "jitter")
+    twice = ("--sampler", "kind=in_process", "--sampler", "kind.of=1")
+    assert "'kind' was given as a value" in error("eval", "nano-random", *NUMBER_LINE, *twice)
+    assert "which model?" in error("eval", "served:", *NUMBER_LINE, "--base-url", "http://localhost:1/v1")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not empty" in error("collect", "eyas/NumberLine-v0", "--output", str(tmp_path / "full"))
@@ -172,6 +175,23 @@ def test_errors_say_what_to_type(monkeypatch, capsys, tmp_path: Path) -> None:
     assert "unknown reward 'recognitio'" in error(
         "train", "numberline_ppo", "tasks.0.rewards.recognitio=1", "--output", str(tmp_path)
     )
+
+
+def test_a_dry_run_says_what_the_environment_raised(monkeypatch, capsys) -> None:
+    def raises(run: object) -> None:
+        raise RuntimeError("the belt is jammed")
+
+    monkeypatch.setattr("eyas.build.build_run", lambda config: None)
+    monkeypatch.setattr("eyas.build.preflight", raises)
+    monkeypatch.setattr("sys.argv", ["eyas", "train", "numberline_ppo", "--dry-run"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    message = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert message.startswith(
+        "error: the first prompt cannot be made, RuntimeError: the belt is jammed; `eyas env check`"
+    )
+    assert "in raises" in message  # where it was raised
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_another_configuration(

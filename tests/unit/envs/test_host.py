@@ -54,6 +54,13 @@ def test_moves_after_the_end_are_not_played() -> None:
     assert (outcome.reward, outcome.num_moves, outcome.terminated, outcome.truncated) == (2.0, 2, True, False)
 
 
+def test_what_an_environment_says_is_legal_after_the_end_is_not_read() -> None:
+    host = started_with({"action_mask": np.zeros(0)}, gym.spaces.Discrete(3))
+    for _ in range(2):
+        host.step([1])
+    assert host.step([1, 2]).num_moves == 1  # of three steps in all
+
+
 @pytest.mark.parametrize(
     ("told", "num_moves"),
     [

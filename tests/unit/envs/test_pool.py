@@ -354,7 +354,7 @@ def test_an_error_for_the_user_is_a_failure_once_the_environment_has_worked(work
 
 def test_sources_that_cannot_travel_are_refused_at_once() -> None:
     lock = threading.Lock()
-    with pytest.raises(ConfigError, match="num_workers = 0"):
+    with pytest.raises(ConfigError, match="--workers 0"):
         WorkerPool([EnvSource(lambda: lock)], 1)  # type: ignore[arg-type, return-value]
 
 

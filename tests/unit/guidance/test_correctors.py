@@ -98,6 +98,11 @@ def test_another_move_that_wins_too_is_right_where_a_rule_says_so():
     assert by_rule(*steps, task=Task(lambda: EZPOINTS, interface)) == [interface.write(move)] * 3
 
 
+def test_a_rule_that_reads_a_fact_which_the_expert_does_not_tell_allows_nothing_more():
+    ruled = Task(lambda: NUMBER_LINE, LINE, fact_rule=lambda facts, action: facts["speed"] == "high")
+    assert by_rule(step_of(written(action="-")), task=ruled) == [LINE.write(UP)]
+
+
 # ----------------------------------------------------------------------------------------------- by a model
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from eyas.algorithms import PolicyGradient, Supervised
 from eyas.algorithms.gtr import GTRConfig
+from eyas.algorithms.policy_gradient import PolicyGradient
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators
 from eyas.config import OptimConfig
 from eyas.envs.experts import expert_for

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, ModelError
+from eyas.model_config import ModelConfig
 from eyas.models.adapter import VisionLanguageModel
+from eyas.models.loading import build_model
 from eyas.models.nano import build_nano, nano_tokenizer
 from eyas.rollouts.images import MemoryImageStore
 from helpers import nano_policy, picture, prompt, values
@@ -105,3 +107,14 @@ def test_plain_transformers_loads_what_was_saved(tmp_path):
             outputs.append((encoded.ids.tolist(), model.logits(hidden)))
     assert outputs[0][0] == outputs[1][0]
     assert torch.equal(outputs[0][1], outputs[1][1])
+
+
+def test_weights_that_were_cut_off_are_said_to_be_unreadable(tmp_path):
+    model, processor = build_nano()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    build_model(ModelConfig(name=str(tmp_path)))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        build_model(ModelConfig(name=str(tmp_path)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import Denominators, SampleStep, TrainingSample
 from eyas.build import build_policy, build_run
 from eyas.config import ModelConfig, OptimConfig, RunConfig

@@ -2,8 +2,11 @@
 
 import pytest
 
+from eyas.errors import ConfigError
 from eyas.interface import Interface
+from eyas.rewards.options import RewardsConfig
 from eyas.rewards.recognition import RecognitionReward, recognised_share
+from eyas.rewards.registry import build_rewards
 from eyas.types import FailureReason, ParsedAction, ParseFailure
 from helpers import CountingEnv, step, trajectory
 
@@ -38,3 +41,9 @@ def test_reward_is_one_number_a_step_and_0_where_nothing_is_told():
         step(parse=parsed(current="3"), facts={}),
     ]
     assert RecognitionReward(interface)([trajectory(steps)]) == [[0.5, 0.0]]
+
+
+def test_a_task_that_asks_for_no_facts_is_refused():
+    config = RewardsConfig.model_validate({"recognition": 0.5})
+    with pytest.raises(ConfigError, match="asks for no facts: leave it out"):
+        build_rewards(config, Interface.for_env(CountingEnv()), lambda _: pytest.fail("nothing is judged"))

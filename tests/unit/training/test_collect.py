@@ -213,3 +213,18 @@ def test_a_stage_learns_from_the_episodes_and_pictures_of_several_collect_stages
     assert [[t.episode for t in trajectories] for trajectories in read] == [wanted]
     assert len(set(wanted)) == 8
     assert read_metrics(run.folder / "metrics.jsonl")[-1]["validation/loss"] > 0
+
+
+def test_episodes_of_another_run_become_those_of_the_task_with_their_environment(tmp_path: Path) -> None:
+    """A command records its only task as the first; here it is the second of the run, or of another environment."""
+    task = replace(text_task(CountingEnv), env_id="Count-v0")
+    about = {"policy": "random", "random_share": 0.0}
+    random = RandomActor(is_writing=True)
+    collect_dataset(task, random, MemoryImageStore(), tmp_path, 0, range(2), about, lambda n: None)
+    other = replace(task, env_id="Other-v0")
+
+    def tasks_of(*tasks: Task) -> set[int]:
+        numbered = [replace(t, index=i) for i, t in enumerate(tasks)]
+        return {t.task for t in sft.episodes_of(numbered, tmp_path)}
+
+    assert (tasks_of(other, task), tasks_of(task, other), tasks_of(task, task)) == ({1}, {0}, {0})

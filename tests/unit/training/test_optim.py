@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from eyas.algorithms import Loss, Supervised
+from eyas.algorithms.base import Loss
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import SampleStep, TrainingSample
 from eyas.config import OptimConfig
 from eyas.errors import TrainingDiverged

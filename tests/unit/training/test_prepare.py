@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import PolicyGradient
+from eyas.algorithms.policy_gradient import PolicyGradient
 from eyas.algorithms.registry import PAPERS
 from eyas.config import CriticConfig, OptimConfig
 from eyas.rollouts.actors import PolicyActor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.algorithms import Supervised
+from eyas.algorithms.supervised import Supervised
 from eyas.batch import first_token_beyond
 from eyas.config import OptimConfig, RLStage
 from eyas.evaluation.thoughts import mutual_information, own_prompt_share

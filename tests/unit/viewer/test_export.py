@@ -82,6 +82,12 @@ def test_a_query_chooses_the_episodes(answers: Answers, tmp_path: Path) -> None:
         write_export(answers, tmp_path / "run.html", "sort=beauty")
 
 
+def test_a_filter_that_does_not_exist_is_refused(answers: Answers, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--select sucess: unknown filter; did you mean 'success'"):
+        write_export(answers, tmp_path / "a.html", "stage=rl&sucess=false")
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_the_file_needs_no_other_file(answers: Answers, tmp_path: Path) -> None:
     write_export(answers, tmp_path / "run.html")
     page = Scripts((tmp_path / "run.html").read_text())

@@ -17,7 +17,6 @@ from eyas.types import ExecutedBy, ParsedAction, RewardBreakdown, Step, StopReas
 from eyas.viewer.films import RunImages, find_episode, read_recorded
 from eyas.viewer.folders import RunFolder
 from eyas.viewer.problems import BadQuestion, NotServed
-from helpers import picture
 
 # ----------------------------------------------------------------------------------------------- films that are there
 
@@ -179,8 +178,6 @@ def test_pictures_of_a_run_are_those_that_were_recorded(generated: Path, tmp_pat
     assert image_hash in images and "0" * 32 not in images and 3 not in images
     with pytest.raises(EyasError):
         images.get("0" * 32)
-    with pytest.raises(EyasError):
-        images.put(picture())
     copy = shutil.copytree(generated, tmp_path / "copy")
     shutil.rmtree(copy / "images")
     with pytest.raises(EyasError):
