@@ -420,7 +420,7 @@ def test_a_missing_picture_is_told_at_the_call(tmp_path: Path) -> None:
     trajectory = _single_prompts(MemoryImageStore())
     with (
         TrajectoryRecorder(tmp_path, MemoryImageStore()) as recorder,
-        pytest.raises(DatasetError, match=r"image .* not in"),
+        pytest.raises(DatasetError, match=r"image .* neither in memory"),
     ):
         recorder.record("a", [trajectory])
 
