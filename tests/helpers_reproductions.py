@@ -133,3 +133,8 @@ def fake_train(folder: Path) -> tuple[str, ...]:
     (folder / "report.json").write_text(report(row("sft", 0.4), row("rl", 0.6)).to_json())
     (folder / "fake_train.py").write_text(FAKE_TRAIN)
     return sys.executable, str(folder / "fake_train.py")
+
+
+def seeds(*numbers: int) -> dict[str, list[int]]:
+    """The same for both arms."""
+    return {"plain": list(numbers), "other": list(numbers)}

@@ -65,7 +65,7 @@ def reproduce(
         records = [record_of(job, definition) for job in jobs if job not in failed]
         for record in records:
             record.save(folder)
-    used = list(dict.fromkeys(job.seed for job in jobs))
+    used = {arm.name: [job.seed for job in jobs if job.arm == arm.name] for arm in definition.arms}
     has_figure = write_figure(definition, records, folder / "figure.png")
     reasons = {f"`{job.arm}`, seed {job.seed}": reason for job, reason in failed.items()}
     page = write_page(definition, records, reasons, used, output, scale, quick, has_figure)
@@ -92,7 +92,7 @@ def _seeds(text: str | None) -> list[int]:
 def _print_plan(definition: Definition, jobs: list[Job], scale: Scale) -> None:
     seeds = dict.fromkeys(job.seed for job in jobs)
     table = Table("arm", "model", "stages", title=f"{definition.title} ({scale})", box=None, title_justify="left")
-    for job in jobs[: len(definition.arms)]:
+    for job in {job.arm: job for job in jobs}.values():
         model = job.config.model
         adapters = "" if model.train == "full" else f", {model.train}"
         table.add_row(job.arm, f"{model.name}{adapters}", _stages(job.config))

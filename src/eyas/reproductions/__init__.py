@@ -6,7 +6,7 @@ arms, the seeds, what is measured, and what would speak for the claim and what a
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +32,7 @@ class Arm(Config):
     recipe: str = Field(min_length=1, description="shipped recipe, or a file")
     set: tuple[str, ...] = Field(default=(), description="overrides, as `eyas train` takes them")
     paper: tuple[str, ...] = Field(default=(), description="further ones at the scale of the paper")
+    seeds: tuple[Seed, ...] = Field(default=(), description="none: those of the definition")
 
 
 class Measure(Config):
@@ -54,6 +55,7 @@ class Measure(Config):
 
 
 Reference = tuple[str, str]  # arm, measure
+Seeds = Mapping[str, Sequence[int]]  # by arm
 
 
 class Statement(Config):
@@ -104,7 +106,7 @@ class Definition(Config):
     @model_validator(mode="after")
     def _knows_its_names(self) -> Self:
         arms, measures = [a.name for a in self.arms], [m.name for m in self.measures]
-        for names in (arms, measures, list(self.seeds)):
+        for names in (arms, measures, list(self.seeds), *(list(a.seeds) for a in self.arms)):
             if len(set(names)) < len(names):
                 raise ValueError(f"each of {', '.join(map(str, names))} needs a name, or a seed, of its own")
         asked = [(arms, reference[0]) for s in self.statements for reference in (s.greater, s.lesser)]
@@ -115,6 +117,10 @@ class Definition(Config):
             if name not in known:
                 raise ValueError(f"there is no '{name}'{hint(name, known)}")
         return self
+
+    @property
+    def seeds_of_arms(self) -> "Seeds":
+        return {arm.name: arm.seeds or self.seeds for arm in self.arms}
 
     def measure(self, name: str) -> Measure:
         return next(m for m in self.measures if m.name == name)
@@ -157,14 +163,22 @@ def plan(
 ) -> list[Job]:
     """Every arm with every seed, seed by seed. A quick plan has tiny numbers and one seed. Raises `ConfigError`."""
     label, jobs = label_of(definition, scale, is_quick), []
-    for seed in seeds or (definition.seeds[:1] if is_quick else definition.seeds):
-        for arm in definition.arms:
+    of_arms = {
+        a.name: seeds or (definition.seeds[:1] if is_quick else a.seeds or definition.seeds) for a in definition.arms
+    }
+    for seed in every_seed(of_arms):
+        for arm in (a for a in definition.arms if seed in of_arms[a.name]):
             overrides = [*arm.set, *((*definition.paper, *arm.paper) if scale == "paper" else ())]
             name = f"{label}-{arm.name}-{seed}"
             own = [f"name={name}", f"seed={seed}", f"model.seed={seed}", f'output="{runs.as_posix()}"']
             config = load_recipe(arm.recipe, [*overrides, *own])
             jobs.append(Job(arm.name, seed, quickened(config) if is_quick else config))
     return jobs
+
+
+def every_seed(seeds: Seeds) -> list[int]:
+    """Each once, in order of first mention."""
+    return list(dict.fromkeys(seed for own in seeds.values() for seed in own))
 
 
 def label_of(definition: Definition, scale: Scale, is_quick: bool) -> str:

@@ -7,11 +7,12 @@ from statistics import fmean
 
 from eyas.evaluation.records import EvalRow
 from eyas.evaluation.statistics import Interval, student_t_interval
-from eyas.reproductions import Arm, Definition, Scale, label_of
+from eyas.reproductions import Arm, Definition, Scale, Seeds, every_seed, label_of
 from eyas.reproductions.results import RULE, Finding, Judgement, Record, judge, values_of
 
 _DECODINGS = {"greedy": "greedy", "sample": "T = 1"}
 _UNKNOWN = "–"
+_NOT_PLANNED = ""
 _SAID: dict[Finding, str] = {
     "for": "For.",
     "against": "Against.",
@@ -28,7 +29,7 @@ def write_page(
     definition: Definition,
     records: Sequence[Record],
     failed: Mapping[str, str],
-    seeds: Sequence[int],
+    seeds: Seeds,
     output: Path,
     scale: Scale = "laptop",
     is_quick: bool = False,
@@ -113,12 +114,12 @@ def _cell(row: EvalRow, shows: str) -> tuple[float | None, Interval | None]:
 # ----------------------------------------------------------------------------------------------- tables
 
 
-def _tables(definition: Definition, records: Sequence[Record], seeds: Sequence[int]) -> str:
+def _tables(definition: Definition, records: Sequence[Record], seeds: Seeds) -> str:
     evals = list(dict.fromkeys(name for record in records for name in record.evaluations))
     episodes = sorted({row.episodes for r in records for e in r.evaluations.values() for row in e.rows})
     parts = [
         f"{_CELLS[definition.shows]}, n = {' / '.join(map(str, episodes))} episodes a cell on evaluation seeds that "
-        f"training never saw; over seeds the mean with Student's t interval. Seeds: {len(seeds)}."
+        f"training never saw; over seeds the mean with Student's t interval. {_count(seeds)}"
     ]
     for name in evals:
         heading = [f"### `{name}`", ""] if len(evals) > 1 else []
@@ -128,12 +129,21 @@ def _tables(definition: Definition, records: Sequence[Record], seeds: Sequence[i
     return "\n\n".join(parts) if records else ""
 
 
-def _head(names: Sequence[str], seeds: Sequence[int], after: Sequence[str]) -> list[str]:
-    cells = [*names, *(f"seed {seed}" for seed in seeds), "mean (95 %)", *after]
+def _count(seeds: Seeds) -> str:
+    counts: dict[int, list[str]] = {}
+    for arm, own in seeds.items():
+        counts.setdefault(len(own), []).append(arm)
+    if len(counts) == 1:
+        return f"Seeds: {next(iter(counts))}."
+    return "Seeds: " + "; ".join(f"{count} of {', '.join(arms)}" for count, arms in counts.items()) + "."
+
+
+def _head(names: Sequence[str], seeds: Seeds, after: Sequence[str]) -> list[str]:
+    cells = [*names, *(f"seed {seed}" for seed in every_seed(seeds)), "mean (95 %)", *after]
     return [f"| {' | '.join(cells)} |", "|" + "---|" * len(cells)]
 
 
-def _rows_table(definition: Definition, records: Sequence[Record], seeds: Sequence[int], evaluation: str) -> list[str]:
+def _rows_table(definition: Definition, records: Sequence[Record], seeds: Seeds, evaluation: str) -> list[str]:
     """A line for each arm's policy under each decoding; arms with the same numbers on every seed share one."""
     found: dict[tuple[str, str, str], dict[int, EvalRow]] = {}
     for record in records:
@@ -141,8 +151,11 @@ def _rows_table(definition: Definition, records: Sequence[Record], seeds: Sequen
             found.setdefault((record.arm, row.policy, row.decoding), {})[record.seed] = row
     shared: dict[tuple[object, ...], list[str]] = {}
     for (arm, policy, decoding), by_seed in found.items():
-        line = (policy, decoding, *(_cells(by_seed.get(seed), definition.shows) for seed in seeds))
-        shared.setdefault((*line, *_summary(definition, list(by_seed.values()), len(seeds))), []).append(arm)
+        cells = [
+            _cells(by_seed.get(s), definition.shows) if s in seeds[arm] else _NOT_PLANNED for s in every_seed(seeds)
+        ]
+        line = (policy, decoding, *cells, *_summary(definition, list(by_seed.values()), len(seeds[arm])))
+        shared.setdefault(line, []).append(arm)
     lines = _head(["arm", "policy", "decoding"], seeds, ["return", "facts right"])
     for (policy, decoding, *cells), arms in shared.items():
         names = "every arm" if len(arms) == len(definition.arms) > 1 else ", ".join(arms)
@@ -166,14 +179,16 @@ def _summary(definition: Definition, rows: Sequence[EvalRow], num_seeds: int) ->
     ]
 
 
-def _metrics_table(definition: Definition, records: Sequence[Record], seeds: Sequence[int]) -> list[str]:
+def _metrics_table(definition: Definition, records: Sequence[Record], seeds: Seeds) -> list[str]:
     lines = []
     for measure in (m for m in definition.measures if m.metric is not None):
         for arm in definition.arms:
             values = values_of(records, arm.name, measure)
             if values:
-                cells = [_number(values.get(seed), None, measure.is_share) for seed in seeds]
-                mean = _over_seeds(list(values.values()), len(seeds), measure.is_share)
+                own = seeds[arm.name]
+                shown = {s: _number(values.get(s), None, measure.is_share) for s in own}
+                cells = [shown.get(seed, _NOT_PLANNED) for seed in every_seed(seeds)]
+                mean = _over_seeds(list(values.values()), len(own), measure.is_share)
                 lines.append(
                     f"| `{measure.metric}`, {measure.at} {measure.iterations} | {arm.name} | {' | '.join(cells)} | {mean} |"
                 )
@@ -188,7 +203,7 @@ def _failures(failed: Mapping[str, str]) -> str:
     return "\n".join(["Runs that failed, whose numbers are missing above:", "", *lines]) if lines else ""
 
 
-def _judgements(definition: Definition, records: Sequence[Record], seeds: Sequence[int]) -> str:
+def _judgements(definition: Definition, records: Sequence[Record], seeds: Seeds) -> str:
     if not definition.statements:
         return ""
     found = [judge(definition, records, seeds, statement) for statement in definition.statements]
@@ -230,14 +245,15 @@ def _references(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _provenance(
-    definition: Definition, records: Sequence[Record], seeds: Sequence[int], scale: Scale, is_quick: bool
-) -> str:
-    chosen = [] if tuple(seeds) == definition.seeds or is_quick else [f"--seeds {','.join(map(str, seeds))}"]
+def _provenance(definition: Definition, records: Sequence[Record], seeds: Seeds, scale: Scale, is_quick: bool) -> str:
+    is_fixed = all(tuple(own) == tuple(definition.seeds_of_arms[arm]) for arm, own in seeds.items())
+    chosen = [] if is_fixed or is_quick else [f"--seeds {','.join(map(str, every_seed(seeds)))}"]
     options = [*([f"--scale {scale}"] if scale != "laptop" else []), *(["--quick"] if is_quick else []), *chosen]
     text = f"Command: `{' '.join(['eyas reproduce', definition.name, *options])}`."
     if chosen:
-        text += f" The seeds are not those fixed beforehand, {', '.join(map(str, definition.seeds))}."
+        text += (
+            f" The seeds are not those fixed beforehand, {', '.join(map(str, every_seed(definition.seeds_of_arms)))}."
+        )
     reports = [e for r in records for e in r.evaluations.values()]
     if not reports:
         return text

@@ -12,7 +12,7 @@ from eyas.errors import DatasetError
 from eyas.evaluation.records import EvalReport, EvalRow, read_metrics
 from eyas.evaluation.statistics import Interval, student_t_interval
 from eyas.files import write_atomically
-from eyas.reproductions import Definition, Job, Measure, Reference, Statement
+from eyas.reproductions import Definition, Job, Measure, Reference, Seeds, Statement
 from eyas.reproductions.running import attempts
 
 Curve = list[tuple[float, float]]
@@ -127,18 +127,19 @@ def values_of(records: Iterable[Record], arm: str, measure: Measure) -> dict[int
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def judge(definition: Definition, records: Sequence[Record], seeds: Sequence[int], statement: Statement) -> Judgement:
-    """Compares the two sides of a statement seed by seed."""
+def judge(definition: Definition, records: Sequence[Record], seeds: Seeds, statement: Statement) -> Judgement:
+    """Compares the two sides of a statement seed by seed, over the seeds that both arms were to have."""
+    paired = [seed for seed in seeds[statement.greater[0]] if seed in seeds[statement.lesser[0]]]
 
     def side(reference: Reference) -> dict[int, float]:
         return values_of(records, reference[0], definition.measure(reference[1]))
 
     greater, lesser = side(statement.greater), side(statement.lesser)
-    if any(seed not in greater or seed not in lesser for seed in seeds):
+    if any(seed not in greater or seed not in lesser for seed in paired):
         return Judgement(statement, "unknown", None, None, None, None)
-    differences = [greater[seed] - lesser[seed] for seed in seeds]
+    differences = [greater[seed] - lesser[seed] for seed in paired]
     interval = student_t_interval(differences)
-    means = fmean(greater[s] for s in seeds), fmean(lesser[s] for s in seeds), fmean(differences)
+    means = fmean(greater[s] for s in paired), fmean(lesser[s] for s in paired), fmean(differences)
     return Judgement(statement, _finding(interval), *means, interval)
 
 

@@ -15,7 +15,7 @@ from eyas.errors import ConfigError
 from eyas.reproductions import load_definition, plan, running
 from eyas.reproductions.figure import write_figure
 from eyas.reproductions.page import write_page
-from helpers_reproductions import DEFINITION, definition, fake_train, record
+from helpers_reproductions import DEFINITION, definition, fake_train, record, seeds
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_no_torch_is_loaded_to_plan():
 
 def test_arms_with_equal_numbers_share_a_line_and_others_do_not(tmp_path):
     records = [record(arm, seed, 0.1, 0.2 + (arm == "other") / 2) for arm in ("plain", "other") for seed in (0, 1, 2)]
-    page = write_page(definition(), records, {}, [0, 1, 2], tmp_path).read_text()
+    page = write_page(definition(), records, {}, seeds(0, 1, 2), tmp_path).read_text()
     lines = [line for line in page.splitlines() if "| T = 1 |" in line]
     assert [line.split(" | ")[0] for line in lines] == ["| every arm", "| plain", "| other"]
     assert "Undecided" not in page and "Of 2 statements: 2 for." in page
@@ -191,19 +191,32 @@ def test_arms_with_equal_numbers_share_a_line_and_others_do_not(tmp_path):
 
 
 def test_a_mean_over_seeds_is_unknown_where_one_is_missing(tmp_path):
-    page = write_page(definition(), [record("plain", 0, 0.1, 0.2)], {}, [0, 1], tmp_path).read_text()
+    page = write_page(definition(), [record("plain", 0, 0.1, 0.2)], {}, seeds(0, 1), tmp_path).read_text()
     assert "| plain | rl | T = 1 | 20.0 (43.0–57.0) | – | – |" in page
     assert page.count("**Unknown.**") == 2
 
 
+def test_an_arm_may_have_seeds_of_its_own_and_a_statement_pairs_those_that_both_arms_have(tmp_path):
+    arms = [arm.model_dump() | ({"seeds": (0, 1, 2)} if arm.name == "other" else {}) for arm in definition().arms]
+    defined = definition(seeds=[0, 1], arms=arms)
+    assert [(j.arm, j.seed) for j in plan(defined, tmp_path)][-1] == ("other", 2)
+    records = [record("plain", 0, 0.1, 0.2), record("plain", 1, 0.1, 0.2)]
+    records += [record("other", seed, 0.1, 0.3 + 0.3 * (seed == 2)) for seed in (0, 1, 2)]
+    page = write_page(defined, records, {}, defined.seeds_of_arms, tmp_path).read_text()
+    assert "Seeds: 2 of plain; 3 of other." in page and "--seeds" not in page
+    assert "| plain | rl | T = 1 | 20.0 (43.0–57.0) | 20.0 (43.0–57.0) |  | 20.0 (20.0–20.0) |" in page
+    assert "| other | rl | T = 1 | 30.0 (43.0–57.0) | 30.0 (43.0–57.0) | 60.0 (43.0–57.0) | 40.0 (" in page
+    assert "30.0 % (other rl) against 20.0 % (plain rl), difference 10.0" in page  # without seed 2
+
+
 def test_the_interval_of_a_share_ends_at_0_and_1(tmp_path):
     records = [record("plain", seed, 0.1, rl) for seed, rl in enumerate((1.0, 1.0, 0.9))]
-    page = write_page(definition(), records, {}, [0, 1, 2], tmp_path).read_text()
+    page = write_page(definition(), records, {}, seeds(0, 1, 2), tmp_path).read_text()
     assert "96.7 (82.3–100.0)" in page  # Student's would end at 111.0
 
 
 def test_a_page_without_any_run_still_says_what_failed(tmp_path):
-    page = write_page(definition(), [], {"`plain`, seed 0": "no disk"}, [0], tmp_path).read_text()
+    page = write_page(definition(), [], {"`plain`, seed 0": "no disk"}, seeds(0), tmp_path).read_text()
     assert "- `plain`, seed 0: no disk" in page
     assert not write_figure(definition(), [], tmp_path / "figure.png")
 

@@ -8,14 +8,14 @@ from eyas.errors import DatasetError
 from eyas.recipes import load_recipe
 from eyas.reproductions import Measure, Statement
 from eyas.reproductions.results import Record, compute_before, judge
-from helpers_reproductions import definition, record, report, row
+from helpers_reproductions import definition, record, report, row, seeds
 
 STATEMENT = Statement(text="RL beats its start", greater=("plain", "rl"), lesser=("plain", "sft"))
 
 
 def found(*pairs: tuple[float, float]):
     records = [record("plain", seed, sft, rl) for seed, (sft, rl) in enumerate(pairs)]
-    return judge(definition(), records, range(len(pairs)), STATEMENT)
+    return judge(definition(), records, seeds(*range(len(pairs))), STATEMENT)
 
 
 def test_a_difference_is_taken_seed_by_seed_with_the_t_interval_by_hand():
@@ -42,9 +42,9 @@ def test_findings(pairs, finding):
 
 def test_a_missing_run_leaves_a_statement_unknown():
     records = [record("plain", seed, 0.1, 0.9 + seed / 100) for seed in (0, 1)]
-    assert judge(definition(), records, [0, 1], STATEMENT).finding == "for"
-    assert judge(definition(), records, [0, 1, 2], STATEMENT).finding == "unknown"
-    assert judge(definition(), records, [0, 1], definition().statements[1]).finding == "unknown"
+    assert judge(definition(), records, seeds(0, 1), STATEMENT).finding == "for"
+    assert judge(definition(), records, seeds(0, 1, 2), STATEMENT).finding == "unknown"
+    assert judge(definition(), records, seeds(0, 1), definition().statements[1]).finding == "unknown"
 
 
 def test_measures_of_metrics_are_means_of_the_first_or_the_last_iterations():
