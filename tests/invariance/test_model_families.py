@@ -62,26 +62,30 @@ def test_every_family_is_driven_as_it_was_made(name):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_how_rows_are_parted_and_attended_to_changes_no_logprob(name, monkeypatch):
-    """Passes by length are exact; in bfloat16 plain products round otherwise than fused attention, and no more."""
+    """Passes by length and attention in blocks are exact; in bfloat16 blocks round otherwise than fused attention, and no more."""
     policy = policy_of(name)
     learner = Learner(policy, Supervised(), Optimizer(policy.model, policy.critic, OptimConfig(), 1))
     hashes = [policy.images.put(picture(i)) for i in range(3)] if name in PICTURED else []
     samples = [sample_of(policy, "word " * (1 + 4 * i), hashes[:1] if i % 2 else [], 3 * i + 1) for i in range(4)]
 
-    def logprobs(least_padding: int, most_keys: int, dtype: str) -> torch.Tensor:
+    def logprobs(least_padding: int, least_keys: int, dtype: str) -> torch.Tensor:
         monkeypatch.setattr(reading, "LEAST_PADDING", {"cpu": least_padding})
-        monkeypatch.setattr(reading, "MOST_EAGER_KEYS", most_keys)
+        monkeypatch.setattr(reading, "LEAST_BLOCKS_KEYS", {dtype: least_keys})
         policy.config = ModelConfig(compute_dtype=dtype)
         with torch.no_grad():
             return learner.forward(reading.batch_of(policy.model, policy.images, samples)).logprobs
 
-    together = logprobs(10**9, 0, "float32")
-    assert (logprobs(1, 0, "float32") - together).abs().max() < 1e-4
-    is_fused = policy.model.model.config.get_text_config()._attn_implementation == "sdpa"
-    fused, plain = (logprobs(10**9, most_keys, "bfloat16") for most_keys in (0, 512))
-    assert torch.equal(fused, plain) != is_fused
+    together = logprobs(10**9, 10**9, "float32")
+    assert (logprobs(1, 10**9, "float32") - together).abs().max() < 1e-4
+    text, family = policy.model.model.config.get_text_config(), policy.model.family
+    takes_blocks = text._attn_implementation == "sdpa" and family.has_slots and family.is_causal
+    in_blocks = logprobs(1, 0, "float32")
+    assert torch.equal(in_blocks, logprobs(1, 10**9, "float32")) != takes_blocks
+    assert (in_blocks - together).abs().max() < 1e-4
+    fused, plain = (logprobs(10**9, least_keys, "bfloat16") for least_keys in (10**9, 0))
+    assert torch.equal(fused, plain) != takes_blocks
     assert (plain - together).abs().mean() < 2 * (fused - together).abs().mean() + 1e-4
-    assert is_fused == (policy.model.model.config.get_text_config()._attn_implementation == "sdpa")
+    assert takes_blocks <= (text._attn_implementation == "sdpa")
 
 
 def sample_of(policy: Policy, text: str, hashes: list[str], length: int) -> TrainingSample:

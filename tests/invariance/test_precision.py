@@ -9,7 +9,7 @@ from eyas.algorithms.supervised import Supervised
 from eyas.batch import Candidates, SampleStep, TrainingSample
 from eyas.build import build_policy
 from eyas.config import ModelConfig, OptimConfig, PPOConfig
-from eyas.models import reading
+from eyas.models import attention, reading
 from eyas.models.reading import batch_of, read
 from eyas.models.scoring import action_logprobs
 from eyas.rollouts.images import MemoryImageStore
@@ -82,24 +82,26 @@ def test_an_update_in_bfloat16_learns_in_weights_and_moments_of_float32(train):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_plain_attention_in_bfloat16_is_as_near_to_the_gradient_of_float32_as_fused(checkpointing, monkeypatch):
     samples, found = sampled(policy_of()), {}
-    for name, dtype, most_scores in (
-        ("exact", "float32", 2**27),
-        ("fused", "bfloat16", 0),
-        ("plain", "bfloat16", 2**27),
+    for name, dtype, least_keys in (
+        ("exact", "float32", 10**9),
+        ("exact in blocks", "float32", 0),
+        ("fused", "bfloat16", 10**9),
+        ("plain", "bfloat16", 0),
     ):
-        monkeypatch.setattr(reading, "MOST_EAGER_SCORES", most_scores)
+        monkeypatch.setattr(reading, "LEAST_BLOCKS_KEYS", {dtype: least_keys})
         policy = policy_of(compute_dtype=dtype, gradient_checkpointing=checkpointing)
         for i in range(6):
             policy.images.put(picture(i))
         attended = []
         monkeypatch.setattr(policy.model, "hidden", spy(policy.model, attended))
         learner(policy)._add_gradient(samples)
-        assert attended == ["eager" if name == "plain" and not checkpointing else "sdpa"]
+        assert attended == ["sdpa" if least_keys or checkpointing else attention.NAME]
         assert policy.model.model.config.get_text_config()._attn_implementation == "sdpa"
         found[name] = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
     fused, plain = (float((found[n] - found["exact"]).norm() / found["exact"].norm()) for n in ("fused", "plain"))
     assert 0 < plain < min(0.02, 1.5 * fused)
     assert torch.equal(found["fused"], found["plain"]) == checkpointing
+    assert (found["exact in blocks"] - found["exact"]).abs().max() < 1e-5 * found["exact"].abs().max()
 
 
 def spy(model, attended):
@@ -121,7 +123,7 @@ def test_values_are_read_in_the_update_s_precision_on_both_sides():
         with torch.random.fork_rng():
             torch.manual_seed(0)
             policy.value_head.layers[2].weight.data.normal_()
-        encoded = policy.model.encode(prompt("Go."), policy.images)
+        encoded = policy.model.encode(prompt("Go to the right, and then go to the left, until you have gone to where you began."), policy.images)
         sample = TrainingSample(
             np.append(encoded.ids, 300), (), (SampleStep(len(encoded.ids), 9, len(encoded.ids) + 1),)
         )

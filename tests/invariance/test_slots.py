@@ -92,6 +92,14 @@ def test_the_number_of_slots_and_their_refilling_change_no_token(policy):
     assert all(t == texts[0] for t in texts)
 
 
+def test_slots_are_refilled_in_bfloat16_where_keys_and_values_are_of_two_types(policy):
+    """Turning by angles makes keys float32 again."""
+    requests = mixed(policy, 8, is_continued=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        completions = fresh(policy, 3).sample(requests)
+    assert 0 < max(gaps(policy, requests, completions)) < 0.2
+
+
 def test_a_slot_that_shows_what_it_held_before_would_be_seen(policy, monkeypatch):
     """The wrong variant: the mask forgets that slots hold less than the longest of them."""
     sampler, requests = fresh(policy, 3), mixed(policy)
@@ -279,6 +287,27 @@ def test_columns_that_nobody_uses_are_cut_off(policy, monkeypatch):
     sampler.sample([SampleRequest(prompt("Go."), i, 12) for i in range(60)])
     assert len(widths) > 150
     assert max(widths) < 2 * (len(policy.model.encode(prompt("Go."), policy.images).ids) + 12) + 32
+
+
+@pytest.mark.parametrize("max_batch", [20, 6])
+def test_conversations_of_groups_begin_in_rows_of_their_own(policy, max_batch, monkeypatch):
+    """One group is of one, and at each turn another conversation begins; with few slots all of them mix."""
+    length = len(policy.model.encode(prompt(RULES), policy.images).ids)
+    monkeypatch.setattr("eyas.samplers.fused.LEAST_SHARED", length)
+    roots, put = [], FusedRows._put_root
+    monkeypatch.setattr(FusedRows, "_put_root", lambda *args: roots.append(args) or put(*args))
+    groups = [group for group, count in enumerate((7, 1, 4, 2)) for _ in range(count)]
+    chats = [prompt(RULES, policy.images.put(picture(group))) for group in groups]
+    sampler = fresh(policy, max_batch)
+    for turn in range(18 if max_batch == 20 else 3):  # pieces are joined after 16
+        requests = [SampleRequest(c, 50 * turn + i, 2 + (i + turn) % 4, is_continued=True) for i, c in enumerate(chats)]
+        completions = sampler.sample(requests)
+        if turn in (1, 2, 17):
+            assert max(gaps(policy, requests, completions)) < NATS
+        said = [Message("assistant", (TextPart(c.text),), c) for c in completions]
+        chats = [[*c, m, Message("user", (TextPart("And now?"),))] for c, m in zip(chats, said, strict=True)]
+        chats[-1] = prompt(f"Begin anew. {RULES} " * (turn % 2 + 1))
+    assert (len(roots) > 3) == policy.is_fused
 
 
 # ----------------------------------------------------------------------------------------------- the fused step

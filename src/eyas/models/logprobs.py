@@ -1,4 +1,4 @@
-"""Token log-probs: the one function that sampler and learner share, and its use on many tokens at once."""
+"""Token log-probs: what sampler and learner share, and its use on many tokens at once."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,24 @@ from torch.utils.checkpoint import checkpoint
 LOGITS_AT_ONCE = 2**26  # numbers: 256 MiB in float32
 
 
-def token_logprobs(logits: Tensor, temperature: float | Tensor, forbidden_ids: Tensor | None) -> Tensor:
-    """Log-probabilities over the vocabulary as sampling sees them.
+def sampled_logits(logits: Tensor, temperature: float | Tensor, forbidden_ids: Tensor | None) -> Tensor:
+    """Logits as sampling sees them: of what may be sampled, at a temperature. They may be written over.
 
     logits (..., V); temperature a number above 0, or broadcastable to (..., 1); forbidden_ids int64 (F,): ids that
     are never sampled, whose probability is 0. Returns float32 (..., V).
     """
     logits = logits.float()
     if forbidden_ids is not None and len(forbidden_ids):
-        logits = logits.index_fill(-1, forbidden_ids, float("-inf"))
-    if isinstance(temperature, Tensor) or temperature != 1:  # dividing copies all logits
-        logits = logits / temperature
-    return torch.log_softmax(logits, dim=-1)
+        logits.index_fill_(-1, forbidden_ids, float("-inf"))
+    if isinstance(temperature, Tensor) or temperature != 1:
+        logits.div_(temperature)
+    return logits
+
+
+def token_logprobs(logits: Tensor, temperature: float | Tensor, forbidden_ids: Tensor | None) -> Tensor:
+    """Log-probabilities over the vocabulary of `sampled_logits`: float32 (..., V)."""
+    copied = logits.to(torch.float32, copy=True)
+    return torch.log_softmax(sampled_logits(copied, temperature, forbidden_ids), dim=-1)
 
 
 def entropies(logprobs: Tensor) -> Tensor:

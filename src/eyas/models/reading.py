@@ -12,14 +12,15 @@ from torch import Tensor
 
 from eyas.batch import TrainingBatch, TrainingSample
 from eyas.collate import collate
+from eyas.models import attention
 from eyas.models.adapter import VisionLanguageModel
+from eyas.models.families import GENERIC
 from eyas.models.vision import Features
 from eyas.splits import of_similar_length
 from eyas.types import ImageStore
 
 LEAST_PADDING = {"cpu": 256}  # tokens that another pass has to save; a GPU needs more of them to be busy
-MOST_EAGER_KEYS = 256
-MOST_EAGER_SCORES = 2**27  # of all layers, about ten bytes each
+LEAST_BLOCKS_KEYS = {"float32": 256, "bfloat16": 0}  # with fewer torch's attention is as fast in float32
 
 
 def batch_of(
@@ -45,11 +46,11 @@ def read(model: VisionLanguageModel, images: ImageStore, batch: TrainingBatch, v
     """
     shared = batch.shared
     of_prompts = shared.image_hashes if shared else []
-    features = iter(model.features([*of_prompts, *batch.image_hashes], images, version))
-    shared_features = list(islice(features, sum(len(hashes) for hashes in of_prompts)))
-    of_rows = [list(islice(features, len(hashes))) for hashes in batch.image_hashes]
     groups = of_similar_length(batch.lengths, LEAST_PADDING.get(model.device.type, 2048))
-    with _suited_attention(model, batch):
+    with _suited_attention(model, batch.attention_mask.shape[-1]):
+        features = iter(model.features([*of_prompts, *batch.image_hashes], images, version))
+        shared_features = list(islice(features, sum(len(hashes) for hashes in of_prompts)))
+        of_rows = [list(islice(features, len(hashes))) for hashes in batch.image_hashes]
         cache = None
         if shared:
             prompts = shared.input_ids, shared.attention_mask, shared.position_ids, shared_features
@@ -64,26 +65,25 @@ def read(model: VisionLanguageModel, images: ImageStore, batch: TrainingBatch, v
 
 
 @contextmanager
-def _suited_attention(model: VisionLanguageModel, batch: TrainingBatch) -> Iterator[None]:
-    """Short rows in bfloat16 on a CPU attend by plain products: torch's fused attention is many times slower there.
-
-    Plain products keep every score for the backward pass, and gain nothing with long rows.
-    """
-    config, keys = model.model.config, batch.attention_mask.shape[-1]
-    text = config.get_text_config()
-    scores = batch.input_ids.numel() * keys * text.num_attention_heads * text.num_hidden_layers
-    is_small = keys <= MOST_EAGER_KEYS and scores <= MOST_EAGER_SCORES
-    is_fused = {c._attn_implementation for c in (config, text)} == {"sdpa"}
-    is_rounded = model.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+def _suited_attention(model: VisionLanguageModel, num_keys: int) -> Iterator[None]:
+    """On a CPU attention by products over blocks, which is several times as fast in bfloat16; else the model's own."""
+    config, family = model.model.config, model.family
+    parts = {"": config, "text_config": config.get_text_config()}
+    is_rounded = torch.is_autocast_enabled("cpu")
+    if is_rounded and hasattr(config, "vision_config"):
+        parts["vision_config"] = config.vision_config
+    is_better = model.device.type == "cpu" and num_keys >= LEAST_BLOCKS_KEYS["bfloat16" if is_rounded else "float32"]
+    is_plain = family.is_causal and family.has_slots and family.name != GENERIC.name
+    is_fused = all(c._attn_implementation == "sdpa" for c in parts.values())
     is_read_again = model.model.is_activation_checkpointing  # in the backward pass, when this context is over
-    if not (is_small and is_fused and is_rounded) or is_read_again:
+    if not (is_better and is_plain and is_fused) or is_read_again:
         yield
         return
-    model.model.set_attn_implementation({"": "eager", "text_config": "eager"})
+    model.model.set_attn_implementation(dict.fromkeys(parts, attention.NAME))
     try:
         yield
     finally:
-        model.model.set_attn_implementation({"": "sdpa", "text_config": "sdpa"})
+        model.model.set_attn_implementation(dict.fromkeys(parts, "sdpa"))
 
 
 def _read_rows(

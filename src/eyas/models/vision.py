@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyas.errors import ModelError
 from eyas.models.families import GENERIC, Family
@@ -33,6 +34,15 @@ class Features:
         return self.tokens.nbytes + sum(t.nbytes for t in self.deep)
 
 
+class _OfOnePatch(nn.Conv3d):
+    """A convolution of input as large as its kernel is a product, which on a CPU is many times as fast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2:] != self.kernel_size or self.groups > 1 or any(self.padding):
+            return super().forward(input)
+        return F.linear(input.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+
+
 class Vision:
     """The image processor and the vision tower of a model. Text-only models have neither."""
 
@@ -51,6 +61,9 @@ class Vision:
             if "mm_encoder_outputs" not in inspect.signature(forward).parameters:
                 raise ModelError(f"models of type {model.config.model_type} take no pictures that were encoded before")
             self._inputs = frozenset(inspect.signature(model.get_image_features).parameters)
+        for module in model.modules():
+            if type(module) is nn.Conv3d:
+                module.__class__ = _OfOnePatch
         self._processed: OrderedDict[Picture, dict[str, Tensor]] = OrderedDict()
         self._processed_bytes = 0
         self._features: OrderedDict[Picture, Features] = OrderedDict()

@@ -4,7 +4,8 @@ The library's own step spends more time on dispatch and on reading the same prom
 arithmetic where the model is small. This one takes the same weights, joined once for each version of them.
 """
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel, additive_mask
+from eyas.samplers.bank import COLUMNS, Bank
 from eyas.samplers.prefixes import PrefixStore
 from eyas.samplers.rows import OnPrompts, SlotRows
-from eyas.samplers.slots import NOTHING, KeyValues, Read
+from eyas.samplers.slots import KeyValues, Layers, Read
 from eyas.types import ImageStore
 
 MOST_PARAMETERS = 300_000_000  # the joined weights are a copy
-COLUMNS = 16  # that are added at a time: products over columns that lie side by side are twice as fast
+LEAST_SHARED = 1024  # tokens that need not be read in other rows: what makes a beginning worth a row of its own
 SAME = 1e-2  # of the largest hidden number: what rounding may do in bfloat16, and other formulas exceed
 
 
@@ -126,8 +128,20 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
+@dataclass(slots=True)
+class _Prompt:
+    """What a row of the bank was made from."""
+
+    past: KeyValues  # what was read before it
+    num_new: int  # tokens after that
+    new: Layers | None = None  # their keys and values, where several completions go on with them
+
+
 class FusedRows(SlotRows):
-    """Rows whose prompts lie in a bank, once for all rows with the same, and whose new tokens lie in columns behind it."""
+    """Rows whose prompts lie in a bank, once for all rows with the same, and whose new tokens lie in columns behind it.
+
+    What different prompts begin with alike, such as conversations that began with the same prompt, lies in another bank.
+    """
 
     def __init__(
         self,
@@ -140,83 +154,76 @@ class FusedRows(SlotRows):
     ):
         super().__init__(model, images, version, on_prompts, prefixes)
         self.weights = weights
-        # of each layer keys (P, heads, L, D) and values (P, heads, D, L) of prompts, right-aligned: these turned, because
-        # attention to one token then reads both along their rows, up to a third faster where they exceed the caches
-        self.bank: list[list[Tensor]] = []
+        self.roots, self.prompts = Bank(0), Bank(0)
         self.written: list[list[Tensor]] = []  # of each layer keys and values (S, heads, C, D) of new tokens
-        self.prompt_lengths = np.zeros(0, dtype=np.int64)  # (P,)
-        self.pasts = np.zeros(0, dtype=object)  # (P,): the KeyValues that each prompt goes on with
-        self.owners = np.zeros(0, dtype=np.int64)  # (S,): the bank's row of each slot's prompt; -1: the slot is free
         self.starts = np.zeros(0, dtype=np.int64)  # (S,): the column of the first token that each slot wrote
         self.end = 0  # columns written
 
     # ------------------------------------------------------------------------------------- what is held
 
     def _place(self, read: Read, rows: Tensor, slots: Tensor, is_needed_later: bool) -> None:
-        taken, of_slots = np.unique(rows.cpu().numpy(), return_inverse=True)
-        if not self.bank:
+        taken, first, of_slots = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
+        own = slots.cpu().numpy()
+        if not self.written:
             count, (_, heads, _, size) = len(self.positions), read.layers[0][0].shape
-            self.owners, self.starts = np.full(count, -1), np.zeros(count, dtype=np.int64)
-            self.written = [[k.new_zeros(count, heads, COLUMNS, size) for _ in range(2)] for k, _ in read.layers]
-            self.bank = [[k[:0, :, :0], v[:0, :, :0].transpose(2, 3)] for k, v in read.layers]
-        if not len(self.prompt_lengths) and len(taken) == len(read.hidden) and not is_needed_later:
-            places, self.bank = taken, [[k, v.transpose(2, 3).contiguous()] for k, v in read.layers]
-            self.prompt_lengths, self.pasts = read.lengths.cpu().numpy(), np.array(read.pasts, dtype=object)
+            self.roots, self.prompts, self.starts = Bank(count), Bank(count), np.zeros(count, dtype=np.int64)
+            self.written = [[x.new_zeros(count, heads, COLUMNS, size) for x in pair] for pair in read.layers]
+        lengths, pasts = read.lengths.cpu().numpy()[taken], [read.pasts[row] for row in taken]
+        contents = [_Prompt(past, int(n) - past.length) for past, n in zip(pasts, lengths, strict=True)]
+        roots = self._place_roots(pasts)
+        of_roots = np.append(self.roots.lengths, 0)[roots]
+        if not self.prompts.layers and len(taken) == len(read.hidden) and not is_needed_later and not of_roots.any():
+            self.prompts.adopt(read.layers, lengths, contents)
+            places = taken
         else:
-            lengths = read.lengths.cpu().numpy()[taken]
-            places, width = self._free_rows(len(taken), int(lengths.max())), int(lengths.max())
-            self.prompt_lengths[places], self.pasts[places] = lengths, np.array(read.pasts, dtype=object)[taken]
-            for (keys, values), (new_keys, new_values) in zip(self.bank, read.layers, strict=True):
-                keys[places, :, -width:] = new_keys[taken, :, -width:]
-                values[places, :, :, -width:] = new_values[taken, :, -width:].transpose(2, 3)
-        self.owners[slots.cpu().numpy()] = places[of_slots]
-        self.starts[slots.cpu().numpy()] = self.end
+            new = [(k[taken], v[taken]) for k, v in read.layers] if len(taken) < len(read.hidden) else read.layers
+            places = self.prompts.put(new, lengths - of_roots, contents, own[first])
+        self.roots.owners[own], self.prompts.owners[own] = roots[of_slots], places[of_slots]
+        self.starts[own] = self.end
         self._look()
 
-    def _free_rows(self, count: int, length: int) -> np.ndarray:
-        """Rows of the bank that no slot owns, with room for this many tokens; the bank grows where it has none."""
-        used = np.unique(self.owners[self.owners >= 0])
-        rows, width = self.bank[0][0].shape[0], self.bank[0][0].shape[2]
-        free = np.setdiff1d(np.arange(rows), used)
-        most = max(rows, rows + count - len(free))
-        if most > rows or length > width:
-            wider = max(-(-length // COLUMNS) * COLUMNS, width)  # the next prompts may be a little longer
-            on_top, below = (wider - width, 0), (0, 0, 0, most - rows)
-            self.bank = [[F.pad(k, (0, 0, *on_top, *below)), F.pad(v, (*on_top, 0, 0, *below))] for k, v in self.bank]
-            self.prompt_lengths = np.append(self.prompt_lengths, np.zeros(most - rows, dtype=np.int64))
-            self.pasts = np.append(self.pasts, np.full(most - rows, NOTHING))
-            free = np.append(free, np.arange(rows, most))
-        return free[:count]
+    def _place_roots(self, pasts: Sequence[KeyValues]) -> np.ndarray:
+        """Of each prompt the row of `roots` that holds what it begins with as others do, int (m,); -1: none."""
+        counts = Counter(key for past in pasts for key in _beginnings(past))
+        in_use = np.unique(self.roots.owners[self.roots.owners >= 0])
+        known: dict[tuple[int, ...], int] = {tuple(map(id, self.roots.contents[row])): int(row) for row in in_use}
+        found = np.full(len(pasts), -1)
+        for index, past in enumerate(pasts):
+            for count, key in reversed(list(enumerate(_beginnings(past), 1))):
+                length = KeyValues(past.pieces[:count]).length
+                if key not in known and (counts[key] - 1) * length >= LEAST_SHARED:
+                    known[key] = self._put_root(past.pieces[:count], length, [*in_use, *known.values()])
+                # one that shares nothing follows where others do: its row, long by itself, would make all rows long
+                shares_nothing = count == 1 and len(past.pieces) > 1
+                if key not in known and known and shares_nothing:
+                    known[key] = self._put_root(past.pieces[:1], length, [*in_use, *known.values()])
+                if key in known:
+                    found[index] = known[key]
+                    break
+        return found
+
+    def _put_root(self, pieces: Sequence[Layers], length: int, used: Sequence[int]) -> int:
+        layers = [
+            [torch.cat([piece[layer][which] for piece in pieces], 1)[None] for which in range(2)]
+            for layer in range(len(pieces[0]))
+        ]
+        return int(self.roots.put(layers, np.array([length]), [pieces], np.zeros(1, dtype=np.int64), used)[0])
 
     def _look(self) -> None:
-        """What each slot sees, and which slots share a row of the bank: after every change of either."""
-        device, dtype = self.model.device, self.hidden.dtype
-        width, capacity = self.bank[0][0].shape[2], self.written[0][0].shape[2]
-        lengths = np.where(self.owners >= 0, self.prompt_lengths[self.owners], 1)
-        of_prompt = np.arange(width) >= width - lengths[:, None]
-        columns = np.arange(capacity)
+        """What each slot sees: after every change of it."""
+        device, columns = self.model.device, np.arange(self.written[0][0].shape[2])
         of_written = (columns >= self.starts[:, None]) & (columns < self.end)
-        sees = torch.from_numpy(np.concatenate([of_prompt, of_written], 1)).to(device)
-        self._mask = additive_mask(sees, dtype)[:, None, None]
-        num_rows = self.bank[0][0].shape[0]
-        members = [np.flatnonzero(self.owners == row) for row in range(num_rows)]
-        most = max(len(m) for m in members)
-        self._groups = None  # every slot has a row of its own, in order
-        if num_rows != len(self.owners) or not np.array_equal(self.owners, np.arange(num_rows)):
-            slots = np.zeros((num_rows, most), dtype=np.int64)
-            places = np.zeros(len(self.owners), dtype=np.int64)
-            for row, of_row in enumerate(members):
-                slots[row, : len(of_row)] = of_row
-                places[of_row] = row * most + np.arange(len(of_row))
-            self._groups = torch.from_numpy(slots).to(device), torch.from_numpy(places).to(device)
+        of_prompts = self.prompts.look(device)
+        of_prompts[self.prompts.owners < 0, -1] = True  # a free slot sees something: what it writes stays finite
+        sees = torch.from_numpy(np.concatenate([self.roots.look(device), of_prompts, of_written], 1)).to(device)
+        self._mask = additive_mask(sees, self.hidden.dtype)[:, None, None]
 
     def keep(self, slots: Tensor) -> None:
         self.positions, self.hidden = self.positions[slots], self.hidden[slots]
         kept = slots.cpu().numpy()
-        used, self.owners = np.unique(self.owners[kept], return_inverse=True)
-        self.starts, self.prompt_lengths, self.pasts = self.starts[kept], self.prompt_lengths[used], self.pasts[used]
-        for own in self.bank:
-            own[:] = [b[used] for b in own]
+        self.roots.keep(kept)
+        self.prompts.keep(kept)
+        self.starts = self.starts[kept]
         first = int(self.starts.min())  # columns before it belong to slots that were dropped
         self.starts, self.end = self.starts - first, self.end - first
         for own in self.written:
@@ -226,25 +233,33 @@ class FusedRows(SlotRows):
         self._look()
 
     def release(self, slot: int) -> None:
-        self.owners[slot] = -1
+        self.roots.owners[slot] = self.prompts.owners[slot] = -1
 
     def _held(self, slot: int, length: int) -> KeyValues:
-        row, start = self.owners[slot], self.starts[slot]
-        past: Any = self.pasts[row]
-        count = int(self.prompt_lengths[row])
-        begin = self.bank[0][0].shape[2] - count + past.length
-        layers = []
-        for (keys, values), written in zip(self.bank, self.written, strict=True):
-            of_prompt = keys[row, :, begin:], values[row, :, :, begin:].transpose(1, 2)
-            of_slot = [w[slot, :, start : start + length - count] for w in written]
-            new = [torch.cat(both, 1) for both in zip(of_prompt, of_slot, strict=True)]
-            layers.append((new[0], new[1]))
-        return past.with_more(tuple(layers), int(self.positions[slot]))
+        row, start = int(self.prompts.owners[slot]), self.starts[slot]
+        prompt: Any = self.prompts.contents[row]
+        past, after = prompt.past, int(self.positions[slot])
+        end = start + length - past.length - prompt.num_new
+        written = [[w[slot, :, start:end] for w in own] for own in self.written]
+        if prompt.new is None and (self.prompts.owners == row).sum() == 1:
+            of_prompt = self._of_prompt(row, prompt)
+            joined = [
+                [torch.cat(both, 1) for both in zip(*pair, strict=True)]
+                for pair in zip(of_prompt, written, strict=True)
+            ]
+            return past.with_more(tuple((k, v) for k, v in joined), after)
+        if prompt.new is None:  # of one piece for all: what goes on with it will see that it begins alike
+            prompt.new = tuple((k.clone(), v.clone()) for k, v in self._of_prompt(row, prompt))
+        return past.with_more(prompt.new, after).with_more(tuple((k.clone(), v.clone()) for k, v in written), after)
+
+    def _of_prompt(self, row: int, prompt: _Prompt) -> Layers:
+        begin = self.prompts.width - prompt.num_new
+        return tuple((k[row, :, begin:], v[row, :, :, begin:].transpose(1, 2)) for k, v in self.prompts.layers)
 
     def _make_room(self) -> None:
         """One more column, and first those cut off that no slot needs."""
         if self.end == self.written[0][0].shape[2]:
-            active = self.owners >= 0
+            active = self.prompts.owners >= 0
             first = int(self.starts[active].min()) if active.any() else self.end
             self.starts = np.maximum(self.starts - first, 0)
             self.end -= first
@@ -257,7 +272,7 @@ class FusedRows(SlotRows):
                 ]
             self._look()
         assert self._mask is not None
-        self._mask[..., self.bank[0][0].shape[2] + self.end] = 0
+        self._mask[..., self.roots.width + self.prompts.width + self.end] = 0
 
     # ------------------------------------------------------------------------------------- one token more
 
@@ -267,8 +282,8 @@ class FusedRows(SlotRows):
         hidden = weights.embed(ids)
         cos, sin = (self._turned(x) for x in weights.rotary(hidden[:, None], self._axes()))
         sin = torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], -1)
-        for layer, bank, written in zip(weights.layers, self.bank, self.written, strict=True):
-            attended = self._attend(layer, _rms(hidden, layer.norm), cos, sin, bank, written)
+        for number, layer in enumerate(weights.layers):
+            attended = self._attend(number, _rms(hidden, layer.norm), cos, sin)
             hidden = hidden + F.linear(attended, *layer.out)
             gate, up = F.linear(_rms(hidden, layer.mlp_norm), *layer.gate_up).chunk(2, -1)
             hidden = hidden + F.linear(layer.activation(gate) * up, *layer.down)
@@ -286,11 +301,9 @@ class FusedRows(SlotRows):
         """(S, 1, D), or (3, S, 1, D) with equal axes -> (S, 1, D)."""
         return angles[0] if angles.ndim == 4 else angles
 
-    def _attend(
-        self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, bank: list[Tensor], written: list[Tensor]
-    ) -> Tensor:
-        """x (S, d) -> (S, heads * D): over the prompts in the bank and the columns written, the new token's included."""
-        weights, count = self.weights, len(x)
+    def _attend(self, number: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (S, d) -> (S, heads * D): over the banks and the columns written, the new token's included."""
+        weights, layer, written, count = self.weights, self.weights.layers[number], self.written[number], len(x)
         assert self._mask is not None
         heads, groups = weights.num_kv_heads, weights.num_heads // weights.num_kv_heads
         qkv = F.linear(x, *layer.qkv).view(count, -1, weights.head_dim)
@@ -302,31 +315,21 @@ class FusedRows(SlotRows):
         written[0][:, :, self.end], written[1][:, :, self.end] = key, value
         keys, values = (w.flatten(0, 1) for w in written)
         query = query.reshape(count, heads, groups, -1)
-        of_prompt = torch.bmm(bank[0].flatten(0, 1), self._grouped(query).transpose(1, 2)).transpose(1, 2)
+        banks = [bank for bank in (self.roots, self.prompts) if bank.width]
         of_written = torch.bmm(keys, query.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
-        scores = torch.cat([self._regrouped(of_prompt, groups), of_written.reshape(count, heads, groups, -1)], -1)
-        attention = torch.softmax(torch.add(self._mask, scores, alpha=weights.scaling), -1)
-        width = bank[0].shape[2]
-        of_prompt = self._grouped(attention[..., :width]).transpose(1, 2)
-        of_prompt = torch.bmm(bank[1].flatten(0, 1), of_prompt).transpose(1, 2)
-        of_written = torch.bmm(attention[..., width:].flatten(0, 1), values).view(count, heads, groups, -1)
-        return (self._regrouped(of_prompt, groups) + of_written).flatten(1)
+        scores = [*(b.scores(number, query) for b in banks), of_written.reshape(count, heads, groups, -1)]
+        attention = torch.softmax(torch.add(self._mask, torch.cat(scores, -1), alpha=weights.scaling), -1)
+        *of_banks, of_written = attention.split([*(b.width for b in banks), keys.shape[1]], -1)
+        attended = torch.bmm(of_written.flatten(0, 1), values).view(count, heads, groups, -1)
+        for bank, part in zip(banks, of_banks, strict=True):
+            attended = attended + bank.weighed(number, part)
+        return attended.flatten(1)
 
-    def _grouped(self, of_slots: Tensor) -> Tensor:
-        """(S, heads, g, X) -> (P * heads, members * g, X): the slots that share a prompt, side by side."""
-        if self._groups is None:
-            return of_slots.flatten(0, 1)
-        gathered = of_slots[self._groups[0]].transpose(1, 2)  # (P, heads, members, g, X)
-        return gathered.reshape(gathered.shape[0] * gathered.shape[1], -1, gathered.shape[4])
 
-    def _regrouped(self, of_rows: Tensor, groups: int) -> Tensor:
-        """(P * heads, members * g, X) -> (S, heads, g, X)."""
-        heads = self.weights.num_kv_heads
-        if self._groups is None:
-            return of_rows.reshape(-1, heads, groups, of_rows.shape[2])
-        slots, places = self._groups
-        parted = of_rows.reshape(slots.shape[0], heads, slots.shape[1], groups, -1).transpose(1, 2)
-        return parted.reshape(-1, heads, groups, of_rows.shape[2])[places]
+def _beginnings(past: KeyValues) -> list[tuple[int, ...]]:
+    """Names of all that a sequence begins with, by the pieces in which it was read."""
+    ids = [id(piece) for piece in past.pieces]
+    return [tuple(ids[:count]) for count in range(1, len(ids) + 1)]
 
 
 def computes_the_same(model: VisionLanguageModel, images: ImageStore, weights: FusedWeights) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -159,12 +159,15 @@ class InProcessSampler:
     def _decode_threads(self) -> Iterator[None]:
         """One thread for the steps of a small model on a CPU: they are too short to be worth sharing."""
         before = torch.get_num_threads()
-        is_small = sum(p.numel() for p in self.model.parameters()) < SMALL_MODEL_PARAMETERS
-        torch.set_num_threads(1 if is_small and self.model.device.type == "cpu" else before)
+        torch.set_num_threads(1 if self._is_small and self.model.device.type == "cpu" else before)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+
+    @cached_property
+    def _is_small(self) -> bool:
+        return sum(p.numel() for p in self.model.parameters()) < SMALL_MODEL_PARAMETERS
 
     def _stop_ids(self, stop: StopRule | None) -> frozenset[int]:
         """Ids whose text contains a character of the stop rule: only after these is a completion decoded."""

@@ -6,6 +6,7 @@ a place. What a slot does not use on its left is masked. Columns that no slot us
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,14 +23,14 @@ MOST_PIECES = 16
 Layers = tuple[tuple[Tensor, Tensor], ...]  # of each layer, keys and values (heads, T, D) of a sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyValues:
     """What a model remembers of a sequence, in the pieces in which it was read: what goes on with it adds one more."""
 
     pieces: tuple[Layers, ...] = ()
     after: int | None = None  # the position of the token that comes next
 
-    @property
+    @cached_property
     def length(self) -> int:
         return sum(piece[0][0].shape[1] for piece in self.pieces)
 
@@ -45,10 +46,10 @@ class KeyValues:
         if len(self.pieces) < MOST_PIECES:
             return KeyValues((*self.pieces, new), after)
         joined = [
-            [torch.cat([*self.of_layer(layer, which), of_new], 1) for which, of_new in enumerate(both)]
+            [torch.cat([*self.of_layer(layer, which)[1:], of_new], 1) for which, of_new in enumerate(both)]
             for layer, both in enumerate(new)
-        ]
-        return KeyValues((tuple((keys, values) for keys, values in joined),), after)
+        ]  # the first piece stays what others may begin with too
+        return KeyValues((self.pieces[0], tuple((keys, values) for keys, values in joined)), after)
 
 
 NOTHING = KeyValues()
@@ -167,11 +168,12 @@ class ReadLayer(DynamicLayer):
         joined = new.new_empty(count, heads, self.before + width, size)
         joined[:, :, self.before :] = new
         for row, reading in enumerate(self.readings if self.before else ()):
-            begin = self.before + width - len(reading.ids) - reading.past.length
-            joined[row, :, : min(begin, self.before)] = 0  # what is masked has to be finite
-            for piece in reading.past.of_layer(self.layer, which):
-                joined[row, :, begin : begin + piece.shape[1]] = piece
-                begin += piece.shape[1]
+            end = self.before + width - len(reading.ids)
+            begin = end - reading.past.length
+            if begin:
+                joined[row, :, :begin] = 0  # what is masked has to be finite
+            if begin < end:  # at once: most of the time goes into calls where pieces are many
+                torch.cat(reading.past.of_layer(self.layer, which), 1, out=joined[row, :, begin:end])
         return joined
 
     def get_seq_length(self) -> int:

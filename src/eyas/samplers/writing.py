@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eyas.models.adapter import EncodedPrompt, VisionLanguageModel
-from eyas.models.logprobs import token_logprobs
+from eyas.models.logprobs import sampled_logits
 from eyas.samplers.rows import BucketRows, SlotRows
 from eyas.seeding import generator
 from eyas.types import Completion, FinishReason, SampleRequest
@@ -62,11 +62,10 @@ class _Draws:
         device = forbidden_ids.device
         self.forbidden_ids = forbidden_ids
         self.uniforms = torch.zeros(num_rows, longest, dtype=torch.float64, device=device)
-        self.is_greedy = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        self.is_greedy = torch.zeros(num_rows, 1, dtype=torch.bool, device=device)
         self.temperatures = torch.ones(num_rows, 1, device=device)
         self.chosen = torch.zeros(num_rows, longest, device=device)
-        self.count = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self._every_row = torch.arange(num_rows, device=device)
+        self.count = torch.zeros(num_rows, 1, dtype=torch.long, device=device)
         self.are_any_greedy = self.are_all_greedy = False
 
     def take(self, rows: Sequence[int], requests: Sequence[SampleRequest]) -> None:
@@ -77,7 +76,7 @@ class _Draws:
         device = self.uniforms.device
         places = torch.tensor(rows, device=device)
         self.uniforms[places] = torch.from_numpy(numbers).to(device)
-        self.is_greedy[places] = torch.tensor([r.temperature == 0 for r in requests], device=device)
+        self.is_greedy[places] = torch.tensor([[r.temperature == 0] for r in requests], device=device)
         self.temperatures[places] = torch.tensor([[r.temperature or 1.0] for r in requests], device=device)
         self.count[places] = 0
         self.are_any_greedy, self.are_all_greedy = bool(self.is_greedy.any()), bool(self.is_greedy.all())
@@ -85,22 +84,25 @@ class _Draws:
     def keep(self, rows: Tensor) -> None:
         for name in ("uniforms", "is_greedy", "temperatures", "chosen", "count"):
             setattr(self, name, getattr(self, name)[rows])
-        self._every_row = self._every_row[: len(rows)]
 
     def choose(self, logits: Tensor) -> Tensor:
-        """The next id of each row (S,), by inverting the cumulative distribution at the row's own uniform."""
-        logprobs = token_logprobs(logits, self.temperatures, self.forbidden_ids)
+        """The next id of each row (S,), by inverting the cumulative distribution at the row's own uniform.
+
+        logits (S, V) may be written over.
+        """
+        logits = sampled_logits(logits, self.temperatures, self.forbidden_ids)
+        probabilities = torch.softmax(logits, -1)  # logarithms of one each, not of all as `token_logprobs` takes them
         if self.are_all_greedy:
-            ids = logprobs.argmax(-1)
+            ids = logits.argmax(-1, keepdim=True)
         else:
-            cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-            u = self.uniforms[self._every_row, self.count, None]
-            ids = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
+            cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+            u = self.uniforms.gather(1, self.count)
+            ids = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)
             if self.are_any_greedy:
-                ids = torch.where(self.is_greedy, logprobs.argmax(-1), ids)
-        self.chosen[self._every_row, self.count] = logprobs.gather(1, ids[:, None])[:, 0]
+                ids = torch.where(self.is_greedy, logits.argmax(-1, keepdim=True), ids)
+        self.chosen.scatter_(1, self.count, probabilities.gather(1, ids).log())
         self.count = (self.count + 1).clamp(max=self.uniforms.shape[1] - 1)  # rows that wait for others stay at the end
-        return ids
+        return ids[:, 0]
 
 
 class Writer:
