@@ -123,7 +123,9 @@ def test_values_are_read_in_the_update_s_precision_on_both_sides():
         with torch.random.fork_rng():
             torch.manual_seed(0)
             policy.value_head.layers[2].weight.data.normal_()
-        encoded = policy.model.encode(prompt("Go to the right, and then go to the left, until you have gone to where you began."), policy.images)
+        encoded = policy.model.encode(
+            prompt("Go to the right, and then go to the left, until you have gone to where you began."), policy.images
+        )
         sample = TrainingSample(
             np.append(encoded.ids, 300), (), (SampleStep(len(encoded.ids), 9, len(encoded.ids) + 1),)
         )
