@@ -135,7 +135,7 @@ def judge(definition: Definition, records: Sequence[Record], seeds: Seeds, state
         return values_of(records, reference[0], definition.measure(reference[1]))
 
     greater, lesser = side(statement.greater), side(statement.lesser)
-    if any(seed not in greater or seed not in lesser for seed in paired):
+    if not paired or any(seed not in greater or seed not in lesser for seed in paired):
         return Judgement(statement, "unknown", None, None, None, None)
     differences = [greater[seed] - lesser[seed] for seed in paired]
     interval = student_t_interval(differences)

@@ -40,6 +40,12 @@ def test_findings(pairs, finding):
     assert found(*pairs).finding == finding
 
 
+def test_arms_without_a_seed_in_common_leave_a_statement_unknown():
+    records = [record(arm, seed, 0.1, 0.9) for arm, seed in (("plain", 0), ("other", 1))]
+    statement = STATEMENT.model_copy(update={"lesser": ("other", "sft")})
+    assert judge(definition(), records, {"plain": [0], "other": [1]}, statement).finding == "unknown"
+
+
 def test_a_missing_run_leaves_a_statement_unknown():
     records = [record("plain", seed, 0.1, 0.9 + seed / 100) for seed in (0, 1)]
     assert judge(definition(), records, seeds(0, 1), STATEMENT).finding == "for"
