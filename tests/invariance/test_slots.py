@@ -289,11 +289,30 @@ def test_columns_that_nobody_uses_are_cut_off(policy, monkeypatch):
     assert max(widths) < 2 * (len(policy.model.encode(prompt("Go."), policy.images).ids) + 12) + 32
 
 
+@pytest.mark.parametrize(("counts", "num_rows"), [((2, 1, 1, 1, 1), 6), ((4, 1, 3), 3), ((6,), 1)])
+def test_equal_prompts_share_a_row_where_most_have_equals(policy, counts, num_rows, monkeypatch):
+    """Else all slots would pay for taking the queries of a few together."""
+    found, look = [], FusedRows._look
+
+    def seen(self):
+        look(self)
+        found.append(len(self.prompts.lengths))
+
+    sampler = fresh(policy, 16)
+    monkeypatch.setattr(FusedRows, "_look", seen)
+    texts = [f"Word {i}." for i, count in enumerate(counts) for _ in range(count)]
+    requests = [SampleRequest(prompt(text), i, 4) for i, text in enumerate(texts)]
+    completions = sampler.sample(requests)
+    assert max(gaps(policy, requests, completions)) < NATS
+    assert found[0] == num_rows if policy.is_fused else not found
+
+
 @pytest.mark.parametrize("max_batch", [20, 6])
 def test_conversations_of_groups_begin_in_rows_of_their_own(policy, max_batch, monkeypatch):
     """One group is of one, and at each turn another conversation begins; with few slots all of them mix."""
     length = len(policy.model.encode(prompt(RULES), policy.images).ids)
-    monkeypatch.setattr("eyas.samplers.fused.LEAST_SHARED", length)
+    for limit in ("LEAST_SHARED", "LEAST_LENGTH"):
+        monkeypatch.setattr(f"eyas.samplers.fused.{limit}", length)
     roots, put = [], FusedRows._put_root
     monkeypatch.setattr(FusedRows, "_put_root", lambda *args: roots.append(args) or put(*args))
     groups = [group for group, count in enumerate((7, 1, 4, 2)) for _ in range(count)]

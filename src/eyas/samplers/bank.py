@@ -26,6 +26,11 @@ class Bank:
     def width(self) -> int:
         return self.layers[0][0].shape[2] if self.layers else 0
 
+    def num_rows_beside(self, slots: np.ndarray) -> int:
+        """How many rows other slots own."""
+        owners = np.delete(self.owners, slots)
+        return len(np.unique(owners[owners >= 0]))
+
     def adopt(self, layers: Sequence[Any], lengths: np.ndarray, contents: Sequence[Any]) -> None:
         """Takes whole tensors, keys and values (P, heads, L, D), as its rows."""
         self.layers = [[k, v.transpose(2, 3).contiguous()] for k, v in layers]

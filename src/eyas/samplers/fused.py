@@ -22,7 +22,9 @@ from eyas.samplers.slots import KeyValues, Layers, Read
 from eyas.types import ImageStore
 
 MOST_PARAMETERS = 300_000_000  # the joined weights are a copy
-LEAST_SHARED = 1024  # tokens that need not be read in other rows: what makes a beginning worth a row of its own
+LEAST_SHARED = 1024  # tokens that need not be read in other rows: what makes a beginning worth a row of its own ...
+LEAST_LENGTH = 64  # ... if it has as many itself: another bank costs each step as much as reading them
+SHARED_BY = 2  # slots to a prompt on average, from which equal prompts share a row: where few do, all would pay for it
 SAME = 1e-2  # of the largest hidden number: what rounding may do in bfloat16, and other formulas exceed
 
 
@@ -168,15 +170,20 @@ class FusedRows(SlotRows):
             count, (_, heads, _, size) = len(self.positions), read.layers[0][0].shape
             self.roots, self.prompts, self.starts = Bank(count), Bank(count), np.zeros(count, dtype=np.int64)
             self.written = [[x.new_zeros(count, heads, COLUMNS, size) for x in pair] for pair in read.layers]
+        if SHARED_BY * (len(taken) + self.prompts.num_rows_beside(own)) > len(
+            self.starts
+        ):  # a row of its own for each slot
+            taken, first, of_slots = taken[of_slots], np.arange(len(own)), np.arange(len(own))
         lengths, pasts = read.lengths.cpu().numpy()[taken], [read.pasts[row] for row in taken]
         contents = [_Prompt(past, int(n) - past.length) for past, n in zip(pasts, lengths, strict=True)]
         roots = self._place_roots(pasts)
         of_roots = np.append(self.roots.lengths, 0)[roots]
-        if not self.prompts.layers and len(taken) == len(read.hidden) and not is_needed_later and not of_roots.any():
+        is_whole = np.array_equal(taken, np.arange(len(read.hidden)))
+        if not self.prompts.layers and is_whole and not is_needed_later and not of_roots.any():
             self.prompts.adopt(read.layers, lengths, contents)
             places = taken
         else:
-            new = [(k[taken], v[taken]) for k, v in read.layers] if len(taken) < len(read.hidden) else read.layers
+            new = [(k[taken], v[taken]) for k, v in read.layers] if not is_whole else read.layers
             places = self.prompts.put(new, lengths - of_roots, contents, own[first])
         self.roots.owners[own], self.prompts.owners[own] = roots[of_slots], places[of_slots]
         self.starts[own] = self.end
@@ -191,7 +198,8 @@ class FusedRows(SlotRows):
         for index, past in enumerate(pasts):
             for count, key in reversed(list(enumerate(_beginnings(past), 1))):
                 length = KeyValues(past.pieces[:count]).length
-                if key not in known and (counts[key] - 1) * length >= LEAST_SHARED:
+                is_worth_it = length >= LEAST_LENGTH and (counts[key] - 1) * length >= LEAST_SHARED
+                if key not in known and is_worth_it:
                     known[key] = self._put_root(past.pieces[:count], length, [*in_use, *known.values()])
                 # one that shares nothing follows where others do: its row, long by itself, would make all rows long
                 shares_nothing = count == 1 and len(past.pieces) > 1
