@@ -166,13 +166,14 @@ class FusedRows(SlotRows):
     def _place(self, read: Read, rows: Tensor, slots: Tensor, is_needed_later: bool) -> None:
         taken, first, of_slots = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
         own = slots.cpu().numpy()
+        # under autocast keys that were turned are float32: rounded once here, not by the product of each step
+        layers = [(k.to(v.dtype), v) for k, v in read.layers]
         if not self.written:
-            count, (_, heads, _, size) = len(self.positions), read.layers[0][0].shape
+            count, (_, heads, _, size) = len(self.positions), layers[0][0].shape
             self.roots, self.prompts, self.starts = Bank(count), Bank(count), np.zeros(count, dtype=np.int64)
-            self.written = [[x.new_zeros(count, heads, COLUMNS, size) for x in pair] for pair in read.layers]
-        if SHARED_BY * (len(taken) + self.prompts.num_rows_beside(own)) > len(
-            self.starts
-        ):  # a row of its own for each slot
+            self.written = [[x.new_zeros(count, heads, COLUMNS, size) for x in pair] for pair in layers]
+        num_rows = len(taken) + self.prompts.num_rows_beside(own)
+        if SHARED_BY * num_rows > len(self.starts):  # a row of its own for each slot
             taken, first, of_slots = taken[of_slots], np.arange(len(own)), np.arange(len(own))
         lengths, pasts = read.lengths.cpu().numpy()[taken], [read.pasts[row] for row in taken]
         contents = [_Prompt(past, int(n) - past.length) for past, n in zip(pasts, lengths, strict=True)]
@@ -180,10 +181,10 @@ class FusedRows(SlotRows):
         of_roots = np.append(self.roots.lengths, 0)[roots]
         is_whole = np.array_equal(taken, np.arange(len(read.hidden)))
         if not self.prompts.layers and is_whole and not is_needed_later and not of_roots.any():
-            self.prompts.adopt(read.layers, lengths, contents)
+            self.prompts.adopt(layers, lengths, contents)
             places = taken
         else:
-            new = [(k[taken], v[taken]) for k, v in read.layers] if not is_whole else read.layers
+            new = layers if is_whole else [(k[taken], v[taken]) for k, v in layers]
             places = self.prompts.put(new, lengths - of_roots, contents, own[first])
         self.roots.owners[own], self.prompts.owners[own] = roots[of_slots], places[of_slots]
         self.starts[own] = self.end
