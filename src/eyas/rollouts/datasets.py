@@ -15,7 +15,7 @@ from eyas.errors import DatasetError
 from eyas.files import write_atomically
 from eyas.rollouts.encoding import decode_trajectory
 from eyas.rollouts.images import hash_image, png_to_image
-from eyas.rollouts.tables import IMAGES_PER_ROW_GROUP, READABLE_VERSIONS, columns_of, table_to_rows, upgraded
+from eyas.rollouts.tables import IMAGES_PER_ROW_GROUP, SCHEMA_VERSION, TRAJECTORY_SCHEMA, table_to_rows, version_of
 from eyas.types import Trajectory
 
 
@@ -51,13 +51,12 @@ def _trajectory_files(folder: Path, name: str | None) -> list[Path]:
 def _load_file(path: Path) -> list[Trajectory]:
     try:
         with pq.ParquetFile(path) as file:
-            version = (file.schema_arrow.metadata or {}).get(b"eyas_schema", b"none").decode()
-            if version not in READABLE_VERSIONS:
-                known = ", ".join(READABLE_VERSIONS)
+            version = version_of(file.schema_arrow)
+            if version != SCHEMA_VERSION:
                 raise DatasetError(
-                    f"{path} has schema version {version}, this Eyas reads versions {known}: collect it again"
+                    f"{path} has schema version {version}, this Eyas reads version {SCHEMA_VERSION}: collect it again"
                 )
-            rows = table_to_rows(upgraded(file.read(columns=list(columns_of(version)))))
+            rows = table_to_rows(file.read(columns=TRAJECTORY_SCHEMA.names))
         return [decode_trajectory(list(group)) for _, group in groupby(rows, key=lambda row: row["trajectory"])]
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise DatasetError(

@@ -116,7 +116,7 @@ def decode_completion(encoded: Any, earlier: Sequence[Completion] = ()) -> Compl
         sampling_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
         finish_reason=FinishReason(encoded["finish_reason"]),
         policy_version=encoded["policy_version"],
-        scores=_decode_scores(encoded.get("scores")),  # version 1 has none
+        scores=_decode_scores(encoded["scores"]),
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 SCHEMA_VERSION = "4"
-READABLE_VERSIONS = ("1", "2", "3", SCHEMA_VERSION)
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -75,10 +74,10 @@ IMAGE_SCHEMA = pa.schema(
     metadata={"eyas_schema": SCHEMA_VERSION},
 )
 IMAGES_PER_ROW_GROUP = 64  # what a reader loads to get one picture
-_OF_LEARNING = ("learner_logprobs", "updated_logprobs", "token_advantages")
-_ARRAY_COLUMNS = {"token_ids": np.int32} | dict.fromkeys(("sampling_logprobs", *_OF_LEARNING), np.float32)
+_ARRAY_COLUMNS = {"token_ids": np.int32} | dict.fromkeys(
+    ("sampling_logprobs", "learner_logprobs", "updated_logprobs", "token_advantages"), np.float32
+)
 _NAMES = b"eyas_action_names"  # in the metadata of a file
-_SINCE = {"scores": 2, "expert_move": 4} | dict.fromkeys(_OF_LEARNING, 3)  # the other columns are in every version
 
 Row = dict[str, Any]
 
@@ -105,26 +104,13 @@ def recorded_action_names(schema: pa.Schema) -> dict[int, dict[str, str]]:
     return {int(task): dict(names) for task, names in recorded.items()}
 
 
-def columns_of(version: str) -> dict[str, pa.DataType]:
-    """The columns of a trajectories table of one of `READABLE_VERSIONS`, by name."""
-    columns = {f.name: f.type for f in TRAJECTORY_SCHEMA if _SINCE.get(f.name, 1) <= int(version)}
-    return columns | ({"legal_actions": pa.list_(pa.int64())} if version == "1" else {})
-
-
-def upgraded(table: pa.Table) -> pa.Table:
-    """A trajectories table of any readable version as one of this: what was not recorded then is null."""
-    for field in TRAJECTORY_SCHEMA:
-        if field.name in _SINCE and field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-    place = table.column_names.index("legal_actions")
-    if pa.types.is_list(table.column(place).type):
-        texts = [json.dumps(actions) for actions in table.column(place).to_pylist()]
-        table = table.set_column(place, "legal_actions", pa.array(texts, pa.string()))
-    return table.select(TRAJECTORY_SCHEMA.names)
+def version_of(schema: pa.Schema) -> str:
+    """The schema version of a table of ours; "none" where it does not say."""
+    return (schema.metadata or {}).get(b"eyas_schema", b"none").decode(errors="replace")
 
 
 def table_to_rows(table: pa.Table) -> list[Row]:
-    """The rows of a trajectories table, token ids and log-probs as arrays."""
+    """The rows of a trajectories table, token ids and log-probs as arrays. Raises `KeyError` where a column is missing."""
     columns = {}
     for column in TRAJECTORY_SCHEMA.names:
         if column in _ARRAY_COLUMNS:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eyas.rollouts.tables import READABLE_VERSIONS, columns_of
+from eyas.rollouts.tables import SCHEMA_VERSION, TRAJECTORY_SCHEMA, version_of
 from eyas.viewer.folders import File, RunFolder
 from eyas.viewer.problems import NotServed
 
@@ -28,7 +28,6 @@ class TrajectoryFile:
     steps: int  # rows without those of trajectories that have no step
     stage: str | None  # where all its rows are of one
     iteration: int | None
-    version: str  # of its schema
 
 
 class Catalog:
@@ -89,11 +88,11 @@ def _read(name: str, file: File) -> TrajectoryFile | str:
             footer, schema = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError, ValueError):
         return "half written or damaged"
-    version = (schema.metadata or {}).get(b"eyas_schema", b"none").decode(errors="replace")
-    if version not in READABLE_VERSIONS:
-        return f"schema version {version[:20]}, this viewer reads versions {', '.join(READABLE_VERSIONS)}"
+    version = version_of(schema)
+    if version != SCHEMA_VERSION:
+        return f"schema version {version[:20]}, this viewer reads version {SCHEMA_VERSION}"
     columns = dict(zip(schema.names, schema.types, strict=True))
-    if any(columns.get(name) != kind for name, kind in columns_of(version).items()):
+    if any(columns.get(field.name) != field.type for field in TRAJECTORY_SCHEMA):
         return "its columns are not those of its schema version"
     if footer.num_rows > MAX_ROWS or _bytes_in_memory(footer) > MAX_BYTES:
         return "too large to read"
@@ -101,7 +100,7 @@ def _read(name: str, file: File) -> TrajectoryFile | str:
     if name.startswith("datasets/"):
         stage, iteration = name.split("/")[1], 0
     steps = footer.num_rows - sum(s.null_count or 0 for s in _statistics(footer, "step"))
-    return TrajectoryFile(name, file, footer.num_rows, steps, stage, iteration, version)
+    return TrajectoryFile(name, file, footer.num_rows, steps, stage, iteration)
 
 
 def _bytes_in_memory(footer: pq.FileMetaData) -> int:

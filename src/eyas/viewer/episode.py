@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from eyas.rollouts.tables import columns_of, recorded_action_names, upgraded
+from eyas.rollouts.tables import TRAJECTORY_SCHEMA, recorded_action_names
 from eyas.viewer.catalog import TrajectoryFile
 from eyas.viewer.problems import BadQuestion, NotServed
 from eyas.viewer.tokens import add_learning, describe_tokens, token_texts
@@ -42,18 +42,17 @@ def read_episode(file: TrajectoryFile, trajectory: int, tokenizer: Tokenizer | N
 
 
 def read_rows(file: TrajectoryFile, trajectory: int) -> pa.Table:
-    """The rows of one trajectory, with the columns of this version."""
-    table = pq.read_table(
+    """The rows of one trajectory."""
+    return pq.read_table(
         file.file.path,
-        columns=list(columns_of(file.version)),
+        columns=TRAJECTORY_SCHEMA.names,
         filters=[("trajectory", "==", trajectory)],
         partitioning=None,  # pyright: ignore[reportArgumentType]  (a folder named `a=b` is no column)
     )
-    return upgraded(table)
 
 
 def names_of_actions(file: TrajectoryFile, task: int) -> dict[str, str]:
-    """How the actions of a task are called, by their JSON; of an older file, those that it holds."""
+    """How the actions of a task are called, by their JSON; where the file does not say, of those that it holds."""
     with pq.ParquetFile(file.file.path) as parquet:
         recorded = recorded_action_names(parquet.schema_arrow)
         if task in recorded:
