@@ -27,6 +27,7 @@ class FinishReason(StrEnum):
     END_TOKEN = "end_token"  # the model ended its turn
     LENGTH = "length"  # cut at max_new_tokens
     OVERFLOW = "overflow"  # nothing was written: the server says that the prompt is longer than its model can read
+    REFUSED = "refused"  # nothing was written: the server does not answer this prompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # == of what holds arrays has no answer

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from eyas.errors import ModelError
 from eyas.interface import Interface
@@ -69,6 +69,17 @@ class JudgeReward:
         self._counts, self._spent_before = dict.fromkeys(counts, 0.0), spent
         score = counts.pop("score_sum") / max(1.0, counts["steps_count"])
         return counts | {"score_mean": score} | {name: value - before[name] for name, value in spent.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs so that nothing is asked twice, and limits hold for all of it."""
+        spent = self.asked.spending.state_dict() if isinstance(self.asked, ServedSampler) else None
+        return {"scores": dict(self._scores), "spent": spent}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._scores = dict(state["scores"])
+        if isinstance(self.asked, ServedSampler):
+            self.asked.spending.load_state_dict(state["spent"])
+        self._spent_before = self._spent
 
     # ------------------------------------------------------------------------------------- questions
 

@@ -1,6 +1,6 @@
 """Extra reward terms by name; a recipe weighs them beside the environment's own reward."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from eyas.errors import ConfigError
 from eyas.interface import Interface
@@ -30,11 +30,11 @@ def build_rewards(
     return tuple(terms)
 
 
-def reward_metrics(rewards: Iterable[tuple[int, Reward]]) -> dict[str, float]:
-    """What the rewards of a run's tasks have to log since the last call; each comes with its task's index."""
-    numbers: dict[str, float] = {}
-    for index, reward in rewards:
-        area = f"{reward.name}_{index}" if index else reward.name
-        measured = reward.metrics() if isinstance(reward, JudgeReward) else {}
-        numbers |= {f"{area}/{name}": value for name, value in measured.items()}
-    return numbers
+def judges(rewards: Iterable[tuple[int, Reward]]) -> dict[str, JudgeReward]:
+    """Those of a run's tasks, by the name under which they log; each reward comes with its task's index."""
+    return {f"{r.name}_{i}" if i else r.name: r for i, r in rewards if isinstance(r, JudgeReward)}
+
+
+def judge_metrics(judging: Mapping[str, JudgeReward]) -> dict[str, float]:
+    """What they have to log since the last call."""
+    return {f"{area}/{name}": value for area, judge in judging.items() for name, value in judge.metrics().items()}

@@ -52,7 +52,9 @@ class ServedSampler:
     prompt and completion together, None where only the server knows. `fields` go into each request as they are, and take
     out of it what they set to None or "". `limits` are those of `Spending`.
 
-    A prompt that the server refuses as too long for its model gives an empty completion with finish reason `overflow`.
+    A prompt that the server refuses as too long for its model gives an empty completion with finish reason `overflow`. One
+    that it refuses for another reason gives an empty one with `refused`, once it has answered another: before that, what is
+    wrong may be wrong with all, and is an error.
 
     Raises ConfigError for what cannot be used as given. Sampling raises ModelError where the server refuses, keeps
     failing, or a limit is reached.
@@ -86,7 +88,8 @@ class ServedSampler:
         self._place = str(self._client.base_url.copy_with(userinfo=b""))  # for messages: without a password in it
         self._sleep = sleep  # None: an event that the end of the work sets
         self._tokens_per_character, self._lock = TOKENS_PER_CHARACTER, Lock()
-        self._has_overflowed = False  # what the server said of that is a warning once
+        self._has_answered = False
+        self._warned_of: set[FinishReason] = set()  # what the server said of each is a warning once
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
         """One completion a request, in order, without token ids and log-probs."""
@@ -189,11 +192,11 @@ class ServedSampler:
         """Raises _Passing where another try may help, ModelError where none will."""
         if response.status_code in _BUSY or response.status_code >= 500:
             raise _Passing(_told(response), _wait_s(response.headers.get("retry-after", "")))
-        if response.status_code in _REFUSED and _TOO_LONG.search(response.text):
-            told = self._hidden(_told(response))
-            log.log(logging.INFO if self._has_overflowed else logging.WARNING, "%s: %s", self._place, told)
-            self._has_overflowed = True
-            return Completion("", finish_reason=FinishReason.OVERFLOW, policy_version=self.policy_version)
+        is_refused = response.status_code in _REFUSED
+        if is_refused and _TOO_LONG.search(response.text):
+            return self._nothing(FinishReason.OVERFLOW, response)
+        if is_refused and self._has_answered:
+            return self._nothing(FinishReason.REFUSED, response)
         if response.status_code != 200:
             raise ModelError(self._hidden(f"{self._place} refuses: {_told(response)}{self._hint(response)}"))
         try:
@@ -210,11 +213,18 @@ class ServedSampler:
             text = ""  # a model that thinks in private used all its tokens for that
         if not isinstance(text, str):
             raise _Passing(f"an answer without text: {_told(response)}")
+        self._has_answered = True
         complete = _complete_part(text, request.stop)
         if complete is not None:
             return Completion(complete, policy_version=self.policy_version)
         reason = FinishReason.LENGTH if finish == "length" else FinishReason.END_TOKEN
         return Completion(text, finish_reason=reason, policy_version=self.policy_version)
+
+    def _nothing(self, reason: FinishReason, response: httpx2.Response) -> Completion:
+        level = logging.INFO if reason in self._warned_of else logging.WARNING
+        log.log(level, "%s: %s", self._place, self._hidden(_told(response)))
+        self._warned_of.add(reason)
+        return Completion("", finish_reason=reason, policy_version=self.policy_version)
 
     def _hint(self, response: httpx2.Response) -> str:
         match response.status_code:

@@ -1,10 +1,13 @@
 """What asking a served model takes, and where it has to stop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 from eyas.errors import ConfigError, ModelError
+
+_SPENT = ("requests", "input_tokens", "output_tokens", "uncounted")
 
 
 @dataclass
@@ -67,6 +70,16 @@ class Spending:
             self.output_tokens += written
             self.uncounted += not is_counted
         return read
+
+    def state_dict(self) -> dict[str, int]:
+        """What was spent, for a run that goes on elsewhere: its limits are those of all of it."""
+        with self._lock:
+            return {name: getattr(self, name) for name in _SPENT}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        with self._lock:
+            for name in _SPENT:
+                setattr(self, name, state[name])
 
     def __str__(self) -> str:
         text = f"{self.requests:,} requests, {self.input_tokens:,} input and {self.output_tokens:,} output tokens"

@@ -17,7 +17,7 @@ from eyas.evaluation.collapse import new_collapses
 from eyas.evaluation.measures import rollout_metrics, start_keys
 from eyas.evaluation.records import read_metrics
 from eyas.guidance.guide import Guide
-from eyas.rewards.registry import reward_metrics
+from eyas.rewards.registry import judge_metrics
 from eyas.rollouts.actors import PolicyActor
 from eyas.rollouts.collector import Collector
 from eyas.seeding import Split, generator
@@ -183,7 +183,7 @@ def _iterate(
             if stage.evaluate_every and (iteration + 1) % stage.evaluate_every == 0:
                 numbers |= evaluate_curve(run, stage, iteration)
             numbers |= played.metrics()
-            numbers |= reward_metrics((task.index, reward) for task in run.tasks for reward, _ in task.rewards)
+            numbers |= judge_metrics(run.judges)
             keep_images_of_running_episodes(run, collector)
             numbers |= {"time/rollout_s": rollout_s, "time/prepare_s": prepare_s, "time/update_s": update_s}
             numbers["time/other_s"] = time.perf_counter() - clock

@@ -21,6 +21,8 @@ from eyas.evaluation.records import provenance, read_metrics
 from eyas.files import write_atomically
 from eyas.models.policy import Policy
 from eyas.recipes import to_toml
+from eyas.rewards.judge import JudgeReward
+from eyas.rewards.registry import judges
 from eyas.rollouts.images import MemoryImageStore
 from eyas.rollouts.recorder import TrajectoryRecorder
 from eyas.rollouts.task import Task
@@ -106,6 +108,8 @@ class Run:
         try:
             saved = torch.load(checkpoint / TRAINER_FILE, weights_only=True)
             self.state, self._parts = saved["state"], saved["parts"]
+            for name, judge in self.judges.items():
+                judge.load_state_dict(saved["judges"][name])
             self.training_starts = set(json.loads((checkpoint / AGENT_FILE).read_text())["training_starts"])
         except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
             raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
@@ -139,6 +143,10 @@ class Run:
     # ------------------------------------------------------------------------------------- recording
 
     @property
+    def judges(self) -> dict[str, JudgeReward]:
+        return judges((task.index, reward) for task in self.tasks for reward, _ in task.rewards)
+
+    @property
     def recorder(self) -> TrajectoryRecorder:
         assert self._recorder is not None, "the run is not open"
         return self._recorder
@@ -161,7 +169,9 @@ class Run:
 
         def write(folder: Path) -> None:
             self.policy.save(folder)
-            torch.save({"state": self.state, "parts": dict(parts or {})}, folder / TRAINER_FILE)
+            of_judges = {name: judge.state_dict() for name, judge in self.judges.items()}
+            saved = {"state": self.state, "parts": dict(parts or {}), "judges": of_judges}
+            torch.save(saved, folder / TRAINER_FILE)
             tasks = [t.model_dump(mode="json", exclude_none=True, by_alias=True) for t in self.config.tasks]
             agent = {"tasks": tasks, "training_starts": sorted(self.training_starts)}
             (folder / AGENT_FILE).write_text(json.dumps(agent, indent=1))

@@ -22,6 +22,7 @@ from eyas.samplers.openai import ServedSampler
 from eyas.types import Completion
 from helpers import SMALL, CountingEnv, nano_policy, picture, prompt, step, trajectory
 from helpers_served import FakeServer, Reply, completion, pictures, said
+from tiny_runs import played as played_run
 
 INTERFACE = Interface.for_env(CountingEnv(), text="Count up.")
 
@@ -148,6 +149,14 @@ def test_a_question_that_is_too_long_for_it_is_a_failure_of_its_own():
         assert judge([played("1", "0")]) == [[1.0, 0.25]]
 
 
+def test_a_question_that_the_server_refuses_costs_no_other():
+    with FakeServer(lambda body: Reply(400, "no such talk") if "chooses: 0" in said(body) else "1") as server:
+        judge = judge_at(server, on_failure=0.25)
+        assert judge([played("1")]) == [[1.0]]
+        assert judge([played("1", "0", observation="It is 4.")]) == [[1.0, 0.25]]
+        assert judge.metrics()["failed_count"] == 1.0
+
+
 def test_a_failing_server_costs_the_questions_of_a_call_and_in_a_row_the_run():
     is_up = False
     with FakeServer(lambda body: "1" if is_up else Reply(500, "down")) as server:
@@ -217,23 +226,30 @@ def test_what_cannot_be_judged_with_is_refused(judge, problem):
     assert f"tasks.0.{problem}" in str(caught.value)
 
 
+def judged(server, output, **options):
+    """The recipe of a tiny run that learns from a judge."""
+    judge = {"model": "served:j", "base_url": server.url, "weight": 0.2} | options
+    interface = {"action_mode": "score", "thoughts": False}
+    rl = {"iterations": 2, "num_envs": 2, "rollout_steps": 3, "minibatch_size": 6, "epochs": 1, "checkpoint_every": 1}
+    config = {
+        "name": "judged",
+        "output": str(output),
+        "films": False,
+        "model": {"options": SMALL},
+        "tasks": [
+            {"env": "eyas/NumberLine-v0", "interface": interface, "rewards": {"format": 0.1, "judge": judge}},
+        ],
+        "stages": [
+            {"kind": "rl", **rl},
+            {"kind": "eval", "episodes": 1, "rows": ["rl"], "decodings": ["sample"]},
+        ],
+    }
+    return RunConfig.model_validate(config)
+
+
 def test_a_run_learns_from_a_judge_that_is_asked_in_reinforcement_alone(tmp_path: Path):
     with FakeServer(lambda body: "0.5") as server:
-        judge = {"model": "served:j", "base_url": server.url, "weight": 0.2}
-        interface = {"action_mode": "score", "thoughts": False}
-        config = {
-            "name": "judged",
-            "films": False,
-            "model": {"options": SMALL},
-            "tasks": [
-                {"env": "eyas/NumberLine-v0", "interface": interface, "rewards": {"format": 0.1, "judge": judge}},
-            ],
-            "stages": [
-                {"kind": "rl", "iterations": 2, "num_envs": 2, "rollout_steps": 3, "minibatch_size": 6, "epochs": 1},
-                {"kind": "eval", "episodes": 1, "rows": ["rl"], "decodings": ["sample"]},
-            ],
-        }
-        run = eyas.train(RunConfig.model_validate(config), output=tmp_path)
+        run = eyas.train(judged(server, tmp_path))
     records = [r for r in read_metrics(run.folder / "metrics.jsonl") if r["stage"] == "rl"]
     assert [(r["judge/steps_count"], r["judge/score_mean"], r["judge/failed_count"]) for r in records] == [
         (6, 0.5, 0)
@@ -244,6 +260,27 @@ def test_a_run_learns_from_a_judge_that_is_asked_in_reinforcement_alone(tmp_path
     learned = [t for t in terms if "judge" in t]
     assert len(learned) == 12 and all(t["judge"] == pytest.approx(0.1) and t["format"] == 0.1 for t in learned)
     assert {"environment"} in [set(t) for t in terms]  # of the evaluation
+
+
+def test_a_resumed_run_asks_nothing_twice_and_its_limit_holds_for_all_of_it(tmp_path: Path):
+    def answer(body):
+        return completion("0.5", usage=(1000, 10))
+
+    with FakeServer(answer) as whole:
+        records = read_metrics(played_run(judged(whole, tmp_path / "whole")) / "metrics.jsonl")
+    with FakeServer(answer) as parted:
+        folder = played_run(judged(parted, tmp_path / "parted"), stop_after=1)
+    assert len(whole.bodies) == len(parted.bodies) == len({json.dumps(body["messages"]) for body in parted.bodies})
+    asked = [
+        [r["judge/requests_count"] for r in rs if r["stage"] == "rl"]
+        for rs in (records, read_metrics(folder / "metrics.jsonl"))
+    ]
+    assert asked[0] == asked[1] and asked[0][1] > 0
+    with FakeServer(answer) as limited:
+        recipe = judged(limited, tmp_path / "limited", most_requests=len(whole.bodies) - 1)
+        run = played_run(recipe, stop_after=1)
+    failed = [r["judge/failed_count"] for r in read_metrics(run / "metrics.jsonl") if r["stage"] == "rl"]
+    assert failed[0] == 0 < failed[1] and len(limited.bodies) < len(whole.bodies)
 
 
 def test_a_checkpoint_of_a_judged_run_plays_without_its_judge():

@@ -273,6 +273,18 @@ def test_a_refusal_is_an_error_at_once_that_says_what_to_do(
     assert len(server.bodies) == 1
 
 
+def test_after_an_answer_a_refused_prompt_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    with FakeServer(lambda body: Reply(400, "no such talk") if said(body) == "bad" else "yes") as server:
+        served = sampler(server, concurrency=1)
+        fine, refused, again, last = served.sample([ask(text) for text in ("a", "bad", "bad", "b")])
+    assert [c.text for c in (fine, refused, again, last)] == ["yes", "", "", "yes"]
+    assert refused.finish_reason is again.finish_reason is FinishReason.REFUSED
+    assert [r.levelname for r in caplog.records if "no such talk" in r.message].count("WARNING") == 1
+    with FakeServer(lambda body: Reply(401, "no key") if said(body) == "bad" else "yes") as server:
+        with pytest.raises(ModelError, match="no key"):  # is wrong with all
+            sampler(server, concurrency=1).sample([ask("a"), ask("bad")])
+
+
 def test_after_an_error_nothing_more_is_sent() -> None:
     with FakeServer(lambda body: Reply(400, "no") if said(body) == "0" else "yes") as server:
         with pytest.raises(ModelError, match="400 no"):
