@@ -175,7 +175,7 @@ def test_a_failing_server_costs_the_questions_of_a_call_and_in_a_row_the_run():
 
 def test_what_fits_into_one_call_is_lost_together_and_no_more():
     many = [played("1", observation=f"It is {i}.") for i in range(TOGETHER + 5)]
-    with FakeServer(lambda body: Reply(400, "no") if "It is 0." in said(body) else "1") as server:
+    with FakeServer(lambda body: Reply(403, "no") if "It is 0." in said(body) else "1") as server:
         scores = [s for (s,) in judge_at(server)(many)]
     assert scores == [0.0] * TOGETHER + [1.0] * 5
 
