@@ -407,8 +407,12 @@ def train(
     return run
 
 
-def preflight(run: Run) -> Table:
-    """What the run would do: parameters, tokens a step, updates of each stage, memory of the weights and optimizer."""
+def preflight(run: Run) -> tuple[Table, list[str]]:
+    """What the run would do: parameters, tokens a step, updates of each stage, memory of the weights and optimizer.
+
+    And the tasks whose first prompt leaves no room for a completion.
+    """
+    too_long: list[str] = []
     table = Table("part", "what", title=f"preflight of {run.folder}", box=None, title_justify="left")
     model = run.policy.model
     parameters = sum(p.numel() for p in model.parameters())
@@ -427,7 +431,10 @@ def preflight(run: Run) -> Table:
         frame = env.render() if task.interface.renders else None
         messages = task.interface.render(observation, info, frame, run.images)  # type: ignore[arg-type]
         tokens = len(model.encode(messages, run.images).ids)
-        room = "fits" if run.policy.fits(messages, task.interface.most_tokens) else "does NOT fit"
+        room = "fits"
+        if not run.policy.fits(messages, task.interface.most_tokens):
+            room = "does NOT fit"
+            too_long.append(task.env_id)
         table.add_row(
             task.env_id,
             f"prompt {tokens} tokens, completion up to {task.interface.max_new_tokens}; {room} into {model.context}; "
@@ -436,7 +443,7 @@ def preflight(run: Run) -> Table:
         env.close()
     for stage in run.config.stages:
         table.add_row(stage.name, _plan(stage))
-    return table
+    return table, too_long
 
 
 def _plan(stage: Any) -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from eyas.config import RunConfig
-from eyas.errors import EnvironmentFailure, EyasError
+from eyas.errors import ConfigError, EnvironmentFailure, EyasError
 from eyas.recipes import load_recipe, shipped_recipes, to_toml
 
 
@@ -53,10 +53,15 @@ def _preflight(config: RunConfig) -> None:
     print(to_toml(config))
     run = build_run(config)
     try:
-        table = preflight(run)
+        table, too_long = preflight(run)
     except EyasError:
         raise
     except Exception as error:
         said = f"the first prompt cannot be made, {type(error).__name__}: {error}; `eyas env check` says more"
         raise EnvironmentFailure(f"{said}\n{traceback.format_exc()}") from error
     Console(stderr=True).print(table)
+    if too_long:
+        raise ConfigError(
+            f"{', '.join(too_long)}: the first prompt leaves no room for a completion in the model's context: lower "
+            "interface.max_new_tokens, shorten interface.text, or choose a model with a longer context"
+        )

@@ -177,6 +177,12 @@ def test_errors_say_what_to_type(monkeypatch, capsys, tmp_path: Path) -> None:
     )
 
 
+def test_a_dry_run_of_prompts_that_do_not_fit_is_an_error_after_its_table(monkeypatch, capsys) -> None:
+    message = fail(monkeypatch, capsys, "train", "numberline_ppo", "tasks.0.interface.max_new_tokens=9000", "--dry-run")
+    assert "does NOT fit" in message.replace("\n", " ")
+    assert "error: eyas/NumberLine-v0: the first prompt leaves no room" in message
+
+
 def test_a_dry_run_says_what_the_environment_raised(monkeypatch, capsys) -> None:
     def raises(run: object) -> None:
         raise RuntimeError("the belt is jammed")
