@@ -410,7 +410,7 @@ def train(
 def preflight(run: Run) -> tuple[Table, list[str]]:
     """What the run would do: parameters, tokens a step, updates of each stage, memory of the weights and optimizer.
 
-    And the tasks whose first prompt leaves no room for a completion.
+    And the environments whose first prompt leaves no room for a completion, where the policy plays at all.
     """
     too_long: list[str] = []
     table = Table("part", "what", title=f"preflight of {run.folder}", box=None, title_justify="left")
@@ -443,7 +443,8 @@ def preflight(run: Run) -> tuple[Table, list[str]]:
         env.close()
     for stage in run.config.stages:
         table.add_row(stage.name, _plan(stage))
-    return table, too_long
+    plays = any(isinstance(s, RLStage | EvalStage) or getattr(s, "policy", "") == "self" for s in run.config.stages)
+    return table, list(dict.fromkeys(too_long)) if plays else []
 
 
 def _plan(stage: Any) -> str:

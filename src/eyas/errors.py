@@ -29,5 +29,9 @@ class ModelError(EyasError):
     """A model or its processor cannot be driven."""
 
 
+class LimitReached(ModelError):
+    """A served model has been asked as much as it may be."""
+
+
 class TrainingDiverged(EyasError):
     """Too many updates in a row were not finite."""

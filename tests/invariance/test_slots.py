@@ -228,7 +228,7 @@ def test_batches_that_are_not_refilled_read_each_prompt_once(policy, monkeypatch
 def test_words_that_all_prompts_begin_with_are_read_once(policy, monkeypatch):
     sampler = fresh(policy)
     rows = passes(policy, monkeypatch)
-    long = RULES * 3
+    long = RULES * 6
     messages = [prompt(f"{long} You stand on tile {i}.") for i in range(12)]
     requests = [SampleRequest(m, i, 4) for i, m in enumerate(messages)]
     completions = sampler.sample(requests)
@@ -289,22 +289,25 @@ def test_columns_that_nobody_uses_are_cut_off(policy, monkeypatch):
     assert max(widths) < 2 * (len(policy.model.encode(prompt("Go."), policy.images).ids) + 12) + 32
 
 
-@pytest.mark.parametrize(("counts", "num_rows"), [((2, 1, 1, 1, 1), 6), ((4, 1, 3), 3), ((6,), 1)])
+@pytest.mark.parametrize(("counts", "num_rows"), [((2, 1, 1, 1, 1), (6, 6)), ((4, 1, 3), (3, 4)), ((6,), (1, 2))])
 def test_equal_prompts_share_a_row_where_most_have_equals(policy, counts, num_rows, monkeypatch):
     """Else all slots would pay for taking the queries of a few together."""
     found, look = [], FusedRows._look
 
     def seen(self):
         look(self)
-        found.append(len(self.prompts.lengths))
+        owners = self.prompts.owners
+        found.append(len(np.unique(owners[owners >= 0])))
 
-    sampler = fresh(policy, 16)
+    sampler = fresh(policy, sum(counts))
     monkeypatch.setattr(FusedRows, "_look", seen)
     texts = [f"Word {i}." for i, count in enumerate(counts) for _ in range(count)]
-    requests = [SampleRequest(prompt(text), i, 4) for i, text in enumerate(texts)]
+    texts += ["Word 99."] * 2  # take the rows of the first two together
+    lengths = [1, 1] + [4] * (len(texts) - 2)
+    requests = [SampleRequest(prompt(text), i, n) for i, (text, n) in enumerate(zip(texts, lengths, strict=True))]
     completions = sampler.sample(requests)
     assert max(gaps(policy, requests, completions)) < NATS
-    assert found[0] == num_rows if policy.is_fused else not found
+    assert (found[0], found[1]) == num_rows if policy.is_fused else not found
 
 
 @pytest.mark.parametrize("max_batch", [20, 6])
@@ -327,6 +330,47 @@ def test_conversations_of_groups_begin_in_rows_of_their_own(policy, max_batch, m
         chats = [[*c, m, Message("user", (TextPart("And now?"),))] for c, m in zip(chats, said, strict=True)]
         chats[-1] = prompt(f"Begin anew. {RULES} " * (turn % 2 + 1))
     assert (len(roots) > 3) == policy.is_fused
+
+
+def chats_of_a_group_and_of_a_text(policy, sampler, turns):
+    """Conversations of one group of eight, and of eight starts that begin with the same text; yields each turn."""
+    group = [prompt(f"Play with care. {RULES * 6} The first word is red.")] * 8
+    chats = group + [prompt(f"{RULES * 6} The word is number {i}.") for i in range(8)]
+    for turn in range(turns):
+        requests = [SampleRequest(c, 50 * turn + i, 4, is_continued=True) for i, c in enumerate(chats)]
+        completions = sampler.sample(requests)
+        yield requests, completions
+        said = [Message("assistant", (TextPart(c.text),), c) for c in completions]
+        chats = [[*c, m, Message("user", (TextPart("And now?"),))] for c, m in zip(chats, said, strict=True)]
+
+
+@pytest.mark.parametrize("max_batch", [64, 16, 6])
+def test_in_half_precision_all_that_is_held_is_rounded_once(max_batch, monkeypatch):
+    policy = nano_policy()
+    policy.is_fused = True
+    dtypes, look = set(), FusedRows._look
+
+    def seen(self):
+        look(self)
+        banks = [x for bank in (self.roots, self.prompts) for pair in bank.layers for x in pair]
+        dtypes.update(x.dtype for x in (*banks, *(w for pair in self.written for w in pair)))
+
+    sampler = fresh(policy, max_batch)
+    monkeypatch.setattr(FusedRows, "_look", seen)
+    with torch.autocast("cpu", torch.bfloat16):
+        turns = list(chats_of_a_group_and_of_a_text(policy, sampler, 3))
+    assert dtypes == {torch.bfloat16}
+    assert max(gap for requests, completions in turns for gap in gaps(policy, requests, completions)) < 0.1
+
+
+@pytest.mark.parametrize(("least_length", "has_roots"), [(64, True), (10**4, False)])
+def test_a_short_beginning_has_no_row_of_its_own(policy, least_length, has_roots, monkeypatch):
+    roots, put = [], FusedRows._put_root
+    monkeypatch.setattr(FusedRows, "_put_root", lambda *args: roots.append(args) or put(*args))
+    monkeypatch.setattr("eyas.samplers.fused.LEAST_LENGTH", least_length)
+    for requests, completions in chats_of_a_group_and_of_a_text(policy, fresh(policy), 2):
+        assert max(gaps(policy, requests, completions)) < NATS
+    assert bool(roots) == (has_roots and policy.is_fused)
 
 
 # ----------------------------------------------------------------------------------------------- the fused step

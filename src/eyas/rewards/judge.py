@@ -5,12 +5,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from eyas.errors import ModelError
+from eyas.errors import LimitReached, ModelError
 from eyas.interface import Interface
 from eyas.rewards.options import JudgeConfig
 from eyas.samplers.openai import ServedSampler
 from eyas.seeding import derive_seed
-from eyas.types import Completion, ImagePart, Message, ParsedAction, SampleRequest, Step, TextPart, Trajectory
+from eyas.types import (
+    Completion,
+    FinishReason,
+    ImagePart,
+    Message,
+    ParsedAction,
+    SampleRequest,
+    Step,
+    TextPart,
+    Trajectory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +55,8 @@ class JudgeReward:
     """In [0, 1] a step; 0, and nothing is asked, where a step has no action of the policy's own.
 
     Equal questions are asked once a run. After an answer without a score it is asked again, at most `retries` times; then,
-    and where the judge fails or cannot read the question, the score is `on_failure`, and the step is counted as failed.
-    Raises ModelError where the judge fails MOST_FAILURES_IN_A_ROW times in a row.
+    and where the judge fails, refuses the question or cannot read it, the score is `on_failure`, and the step is counted as
+    failed. Raises ModelError where the judge fails MOST_FAILURES_IN_A_ROW times in a row, and at once where a limit is reached.
     """
 
     name = "judge"
@@ -108,7 +118,7 @@ class JudgeReward:
             todo = [key for key in todo if self._scores.get(key, 0.0) is None]
 
     def _answered(self, questions: Mapping[int, Question], attempt: int) -> dict[int, float | None]:
-        """The score in each answer; nothing where the judge failed, so that the same question may be asked another time."""
+        """The score in each answer; nothing where the judge failed or refused: the same question may be asked another time."""
         config = self.config
         temperature = RETRY_TEMPERATURE if attempt else 0.0
         readable = [k for k, question in questions.items() if self.asked.fits(question, config.max_new_tokens)]
@@ -120,6 +130,8 @@ class JudgeReward:
                     for k in readable
                 ]
             )
+        except LimitReached:
+            raise
         except ModelError as error:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
@@ -127,8 +139,12 @@ class JudgeReward:
             log.warning("the judge failed; %d answers count as %g: %s", len(readable), config.on_failure, error)
             return {}
         self._failures_in_a_row = 0
-        scores = {key: score_in(answer.text) for key, answer in zip(readable, answers, strict=True)}
-        return dict.fromkeys(questions, None) | scores
+        found: dict[int, float | None] = dict.fromkeys(questions, None)
+        for key, answer in zip(readable, answers, strict=True):
+            found[key] = score_in(answer.text)
+            if answer.finish_reason is FinishReason.REFUSED:
+                del found[key]
+        return found
 
     def _score(self, question: Question) -> float:
         score = self._scores.get(_key(question))

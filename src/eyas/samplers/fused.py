@@ -212,10 +212,10 @@ class FusedRows(SlotRows):
         return found
 
     def _put_root(self, pieces: Sequence[Layers], length: int, used: Sequence[int]) -> int:
-        layers = [
-            [torch.cat([piece[layer][which] for piece in pieces], 1)[None] for which in range(2)]
-            for layer in range(len(pieces[0]))
-        ]
+        layers = []
+        for layer in range(len(pieces[0])):
+            keys, values = (torch.cat([piece[layer][which] for piece in pieces], 1)[None] for which in range(2))
+            layers.append((keys.to(values.dtype), values))  # those of texts that were read by themselves too
         return int(self.roots.put(layers, np.array([length]), [pieces], np.zeros(1, dtype=np.int64), used)[0])
 
     def _look(self) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S, MOST_BACK_OFF_S, MOST_WAIT_S = 1.0, 60.0, 600.0
 PICTURE_CHARACTERS = 2000  # what a picture counts for where the length of a prompt is estimated
 TOKENS_PER_CHARACTER = 0.25  # until the server has counted a prompt
+MOST_REFUSED = 8  # prompts in a row, or as many as are under way together
 _BUSY = (408, 425, 429)
 _REFUSED = (400, 413, 422)
 # How OpenAI, vLLM, llama.cpp and Anthropic say that a prompt is too long, as a message or as a code.
@@ -53,8 +54,8 @@ class ServedSampler:
     out of it what they set to None or "". `limits` are those of `Spending`.
 
     A prompt that the server refuses as too long for its model gives an empty completion with finish reason `overflow`. One
-    that it refuses for another reason gives an empty one with `refused`, once it has answered another: before that, what is
-    wrong may be wrong with all, and is an error.
+    that it refuses for another reason gives an empty one with `refused`. Where it has answered nothing yet, or refuses more
+    than MOST_REFUSED one after the other, something is wrong with all of them, and that is an error.
 
     Raises ConfigError for what cannot be used as given. Sampling raises ModelError where the server refuses, keeps
     failing, or a limit is reached.
@@ -89,6 +90,8 @@ class ServedSampler:
         self._sleep = sleep  # None: an event that the end of the work sets
         self._tokens_per_character, self._lock = TOKENS_PER_CHARACTER, Lock()
         self._has_answered = False
+        self._num_refused = 0  # since the last answer
+        self._refusal: ModelError | None = None  # the latest
         self._warned_of: set[FinishReason] = set()  # what the server said of each is a warning once
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Completion]:
@@ -109,7 +112,10 @@ class ServedSampler:
             error = None if future.cancelled() else future.exception()
             if error and not isinstance(error, CancelledError):
                 raise error  # that stopped the others
-        return [f.result() for f in futures]
+        completions = [f.result() for f in futures]
+        if self._refusal and not self._has_answered:
+            raise self._refusal
+        return completions
 
     def forget(self) -> None:
         """There are no caches on this side."""
@@ -194,11 +200,15 @@ class ServedSampler:
             raise _Passing(_told(response), _wait_s(response.headers.get("retry-after", "")))
         is_refused = response.status_code in _REFUSED
         if is_refused and _TOO_LONG.search(response.text):
-            return self._nothing(FinishReason.OVERFLOW, response)
-        if is_refused and self._has_answered:
-            return self._nothing(FinishReason.REFUSED, response)
+            return self._nothing(FinishReason.OVERFLOW, "the prompt is too long", response)
         if response.status_code != 200:
-            raise ModelError(self._hidden(f"{self._place} refuses: {_told(response)}{self._hint(response)}"))
+            error = ModelError(self._hidden(f"{self._place} refuses: {_told(response)}{self._hint(response)}"))
+            with self._lock:
+                self._num_refused += 1
+                if not is_refused or self._num_refused > max(MOST_REFUSED, self.concurrency):
+                    raise error
+                self._refusal = error
+            return self._nothing(FinishReason.REFUSED, "counts as an empty answer", response)
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer.get("usage")
@@ -213,17 +223,19 @@ class ServedSampler:
             text = ""  # a model that thinks in private used all its tokens for that
         if not isinstance(text, str):
             raise _Passing(f"an answer without text: {_told(response)}")
-        self._has_answered = True
+        with self._lock:
+            self._has_answered, self._num_refused = True, 0
         complete = _complete_part(text, request.stop)
         if complete is not None:
             return Completion(complete, policy_version=self.policy_version)
         reason = FinishReason.LENGTH if finish == "length" else FinishReason.END_TOKEN
         return Completion(text, finish_reason=reason, policy_version=self.policy_version)
 
-    def _nothing(self, reason: FinishReason, response: httpx2.Response) -> Completion:
-        level = logging.INFO if reason in self._warned_of else logging.WARNING
-        log.log(level, "%s: %s", self._place, self._hidden(_told(response)))
-        self._warned_of.add(reason)
+    def _nothing(self, reason: FinishReason, what: str, response: httpx2.Response) -> Completion:
+        with self._lock:
+            level = logging.INFO if reason in self._warned_of else logging.WARNING
+            self._warned_of.add(reason)
+        log.log(level, "%s: %s: %s%s", self._place, what, self._hidden(_told(response)), self._hint(response))
         return Completion("", finish_reason=reason, policy_version=self.policy_version)
 
     def _hint(self, response: httpx2.Response) -> str:

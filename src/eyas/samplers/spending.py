@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from eyas.errors import ConfigError, ModelError
+from eyas.errors import ConfigError, LimitReached, ModelError
 
 _SPENT = ("requests", "input_tokens", "output_tokens", "uncounted")
 
@@ -38,7 +38,7 @@ class Spending:
         return (self.input_tokens * self.price[0] + self.output_tokens * self.price[1]) / 1e6
 
     def begin(self) -> None:
-        """Before each request. Raises ModelError where a limit is reached; requests under way still come to their end."""
+        """Before each request. Raises LimitReached where one is; requests under way still come to their end."""
         with self._lock:
             tokens = self.input_tokens + self.output_tokens
             for name, most, spent in (
@@ -47,9 +47,9 @@ class Spending:
                 ("cost", self.most_cost, self.cost or 0.0),
             ):
                 if most is not None and spent >= most:
-                    raise ModelError(
+                    raise LimitReached(
                         f"the limit of {most} {name} is reached, with {self}: raise most_{name} (--most-{name} on the "
-                        "command line), or play fewer episodes"
+                        "command line; in its config.toml for a run that is to go on), or play fewer episodes"
                     )
             self.requests += 1
 

@@ -9,7 +9,7 @@ import pytest
 
 import eyas
 from eyas.config import RunConfig, TaskConfig
-from eyas.errors import ConfigError, ModelError
+from eyas.errors import ConfigError, LimitReached, ModelError
 from eyas.evaluation.records import read_metrics
 from eyas.interface import Interface
 from eyas.recipes import to_toml
@@ -152,9 +152,10 @@ def test_a_question_that_is_too_long_for_it_is_a_failure_of_its_own():
 def test_a_question_that_the_server_refuses_costs_no_other():
     with FakeServer(lambda body: Reply(400, "no such talk") if "chooses: 0" in said(body) else "1") as server:
         judge = judge_at(server, on_failure=0.25)
-        assert judge([played("1")]) == [[1.0]]
-        assert judge([played("1", "0", observation="It is 4.")]) == [[1.0, 0.25]]
+        assert judge([played("1", "0")]) == [[1.0, 0.25]]
         assert judge.metrics()["failed_count"] == 1.0
+        assert len(server.bodies) == 2  # not asked again at once
+        assert len(judge.state_dict()["scores"]) == 1  # but maybe another time
 
 
 def test_a_failing_server_costs_the_questions_of_a_call_and_in_a_row_the_run():
@@ -278,9 +279,14 @@ def test_a_resumed_run_asks_nothing_twice_and_its_limit_holds_for_all_of_it(tmp_
     assert asked[0] == asked[1] and asked[0][1] > 0
     with FakeServer(answer) as limited:
         recipe = judged(limited, tmp_path / "limited", most_requests=len(whole.bodies) - 1)
-        run = played_run(recipe, stop_after=1)
-    failed = [r["judge/failed_count"] for r in read_metrics(run / "metrics.jsonl") if r["stage"] == "rl"]
-    assert failed[0] == 0 < failed[1] and len(limited.bodies) < len(whole.bodies)
+        with pytest.raises(LimitReached):
+            played_run(recipe, stop_after=1)
+        assert len(limited.bodies) == len(whole.bodies) - 1
+        config = tmp_path / "limited" / "judged" / "config.toml"
+        more = f"most_requests = {len(whole.bodies)}"
+        config.write_text(config.read_text().replace(f"most_requests = {len(whole.bodies) - 1}", more))
+        eyas.train(str(config), resume=True)
+    assert len(limited.bodies) == len(whole.bodies) - 1 + len(whole.bodies) - asked[0][0]
 
 
 def test_a_checkpoint_of_a_judged_run_plays_without_its_judge():

@@ -24,7 +24,7 @@ from eyas.errors import ConfigError, EnvironmentFailure, ModelError
 from eyas.interface.formats import JSON_STOP
 from eyas.rollouts.datasets import load_trajectories
 from eyas.rollouts.images import MemoryImageStore
-from eyas.samplers.openai import ServedSampler
+from eyas.samplers.openai import MOST_REFUSED, ServedSampler
 from eyas.types import (
     ActionChoice,
     Completion,
@@ -273,31 +273,49 @@ def test_a_refusal_is_an_error_at_once_that_says_what_to_do(
     assert len(server.bodies) == 1
 
 
-def test_after_an_answer_a_refused_prompt_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    with FakeServer(lambda body: Reply(400, "no such talk") if said(body) == "bad" else "yes") as server:
-        served = sampler(server, concurrency=1)
-        fine, refused, again, last = served.sample([ask(text) for text in ("a", "bad", "bad", "b")])
-    assert [c.text for c in (fine, refused, again, last)] == ["yes", "", "", "yes"]
-    assert refused.finish_reason is again.finish_reason is FinishReason.REFUSED
-    assert [r.levelname for r in caplog.records if "no such talk" in r.message].count("WARNING") == 1
+def bad_is_refused(body: dict[str, Any]) -> Reply | str:
+    return Reply(400, "no such talk") if said(body) == "bad" else "yes"
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_refused_prompt_costs_no_other_one(concurrency: int, caplog: pytest.LogCaptureFixture) -> None:
+    with FakeServer(bad_is_refused) as server:
+        served = sampler(server, concurrency=concurrency)
+        refused, fine, again, last = served.sample([ask(text) for text in ("bad", "a", "bad", "b")])
+        assert [c.text for c in (refused, fine, again, last)] == ["", "yes", "", "yes"]
+        assert refused.finish_reason is again.finish_reason is FinishReason.REFUSED
+        assert served.sample([ask("bad")])[0].finish_reason is FinishReason.REFUSED
+    told = [r for r in caplog.records if "counts as an empty answer: 400 no such talk; --request-field" in r.message]
+    assert [r.levelname for r in told].count("WARNING") == 1
+
+
+def test_what_is_refused_of_all_prompts_is_an_error() -> None:
+    many = [ask("bad")] * (MOST_REFUSED + 1)
+    with FakeServer(bad_is_refused) as server:
+        with pytest.raises(ModelError, match="400 no such talk"):  # nothing was answered yet
+            sampler(server).sample([ask("bad"), ask("bad")])
+        served = sampler(server, concurrency=2)
+        served.sample([ask("a"), *many[1:], ask("b"), *many[1:]])
+        with pytest.raises(ModelError, match="400 no such talk"):
+            served.sample([ask("a"), *many])
     with FakeServer(lambda body: Reply(401, "no key") if said(body) == "bad" else "yes") as server:
-        with pytest.raises(ModelError, match="no key"):  # is wrong with all
+        with pytest.raises(ModelError, match="no key"):
             sampler(server, concurrency=1).sample([ask("a"), ask("bad")])
 
 
 def test_after_an_error_nothing_more_is_sent() -> None:
-    with FakeServer(lambda body: Reply(400, "no") if said(body) == "0" else "yes") as server:
-        with pytest.raises(ModelError, match="400 no"):
+    with FakeServer(lambda body: Reply(403, "no") if said(body) == "0" else "yes") as server:
+        with pytest.raises(ModelError, match="403 no"):
             sampler(server, concurrency=1).sample([ask(str(i)) for i in range(50)])
     assert len(server.bodies) == 1
 
 
 def test_an_error_ends_the_back_off_of_the_others() -> None:
     def refuse(body: dict[str, Any]) -> Reply:
-        return replace(BUSY, headers={"Retry-After": "500"}) if said(body) == "busy" else Reply(400, "no")
+        return replace(BUSY, headers={"Retry-After": "500"}) if said(body) == "busy" else Reply(403, "no")
 
     begun = time.monotonic()
-    with FakeServer(refuse) as server, pytest.raises(ModelError, match="400 no"):
+    with FakeServer(refuse) as server, pytest.raises(ModelError, match="403 no"):
         sampler(server, sleep=None, concurrency=2).sample([ask("busy"), ask("wrong")])
     assert time.monotonic() - begun < 60
 
