@@ -37,7 +37,7 @@ def _named(rng: Rng, facts: Sequence[Fact], most: int) -> tuple[dict[str, str], 
     named, said = {}, []
     for fact in chosen:
         name = pick(rng, fact.names)
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             invented = made_up(rng)
             said.append(f'Call the {name} "{invented}".')
             name = invented
@@ -83,7 +83,7 @@ def decision(rng: Rng, scene: Scene) -> list[tuple[str, str]]:
     is_told = has_thoughts and name != "plain" and rng.random() < 0.5
     ending = f", so I choose {task.action}."
     style = pick(rng, ("End the thought with your choice.", "Say what you choose.")) if is_told else ""
-    beginning = made_up(rng, 4) if form.thoughts and rng.random() < 0.3 else ""
+    beginning = made_up(rng, 4) if form.thoughts and rng.random() < 0.15 else ""
     style += f' Begin the thought with "{beginning}".' if beginning else ""
     thought = _joined(beginning, task.thought[0].upper() + task.thought[1:] + (ending if is_told else "."))
     answer = form.write(task.names.index(task.action), named, thought)
@@ -99,5 +99,7 @@ def make_item(rng: Rng, ease: float = 0.0, mixture: Mixture = SCENES) -> Item:
 
 
 def in_form(rng: Rng, scene: Scene) -> Item:
-    form = (questions, key_values, decision)[int(rng.choice(3, p=[0.25, 0.3, 0.45]))]
+    forms = (questions, key_values, decision) if scene.decisions else (questions, key_values)
+    shares = (0.2, 0.25, 0.55) if scene.decisions else (0.45, 0.55)
+    form = forms[int(rng.choice(len(forms), p=shares))]
     return Item(scene.picture, form(rng, scene))

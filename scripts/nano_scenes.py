@@ -90,16 +90,18 @@ def made_up(rng: Rng, most: int = 2) -> str:
 def two_actions(rng: Rng) -> list[str]:
     """What is for yes, and what is for no; words that have a side keep it, so that deciding can be learnt before binding."""
     draw = rng.random()
-    if draw < 0.6:
+    if draw < 0.75:
         return list(pick(rng, PAIRS))
-    if draw < 0.7:
+    if draw < 0.85:
         return distinct(rng, SIGNS, 2)
     first, second = distinct(rng, VOCABULARY, 2)
     return [first, f"{second} {made_up(rng)}"] if rng.random() < 0.5 else [first, second]
 
 
 def either(rng: Rng, condition: str, is_true: bool, thought: str) -> Decision:
-    """A choice between two actions; the prompt says which is for what."""
+    """A choice between two actions; the prompt says which is for what. Mostly the thought says whether the condition holds."""
+    if rng.random() < 0.6:
+        thought += ", yes" if is_true else ", no"
     first, second = two_actions(rng)
     rule = pick(rng, (
         f"Choose {first} if {condition}, else {second}.", f"If {condition}, the answer is {first}, otherwise {second}.",
@@ -392,6 +394,19 @@ def told_words(rng: Rng, ease: float = 0.0) -> Scene:
     )
 
 
+def told_list(rng: Rng, ease: float = 0.0) -> Scene:
+    """Words of the whole vocabulary, to be copied and looked up: what every made-up name and value needs."""
+    words = distinct(rng, VOCABULARY, int(rng.integers(3, 11)))
+    place = int(rng.integers(len(words) - 1))
+    before, after = words[place], words[place + 1]
+    facts = [Fact(" ".join(words), ("list", "words in order"))] * 2
+    facts += [Fact(after, (f"word after {before}",)), Fact(words[0], ("first word",)), Fact(words[-1], ("last word",))]
+    other = words[0] if place else words[-1]
+    names = (after, other) if rng.random() < 0.5 else (other, after)
+    decision = Decision(f"Choose the word after {before}.", names, after, f"after {before} stands {after}")
+    return Scene(facts, [decision] if after != other else [], text=f"The list is {' '.join(words)}.")
+
+
 def told_place(rng: Rng, ease: float = 0.0) -> Scene:
     (ar, ac), (gr, gc) = distinct(rng, [(r, c) for r in range(1, 9) for c in range(1, 9)], 2)
     text = f"You are in row {ar}, column {ac}. The goal is in row {gr}, column {gc}."
@@ -425,5 +440,17 @@ FOCUSED: Mixture = SCENES | {  # on what all else needs: figures, cards, compari
     tile_map: 0.05,
     told_numbers: 0.16,
     told_words: 0.06,
+    told_place: 0.01,
+}
+COPYING: Mixture = {  # then also copying from the prompt, which the choice of an action needs
+    one_number: 0.04,
+    two_numbers: 0.28,
+    playing_cards: 0.2,
+    shapes: 0.06,
+    counting: 0.02,
+    tile_map: 0.1,
+    told_numbers: 0.09,
+    told_words: 0.08,
+    told_list: 0.12,
     told_place: 0.01,
 }

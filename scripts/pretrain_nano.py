@@ -1,6 +1,6 @@
 """Pretrains the built-in model `nano`: the architecture of `nano-random` on procedural pictures and texts.
 
-    python scripts/pretrain_nano.py train --samples 544000 --bf16 --output runs/nano     trains, or goes on where it was stopped
+    python scripts/pretrain_nano.py train --samples 1504000 --bf16 --output runs/nano     trains, or goes on where it was stopped
     python scripts/pretrain_nano.py test --output runs/nano                       exact match by scene
     python scripts/pretrain_nano.py ship --output runs/nano                       writes the weights into the package
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nano_forms import Item, in_form, make_item
-from nano_scenes import FOCUSED, SCENES
+from nano_scenes import COPYING, FOCUSED, SCENES
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -34,7 +34,7 @@ from eyas.types import ImagePart, Message, Sampler, SampleRequest, TextPart
 
 WEIGHTS = Path(__file__).parents[1] / "src/eyas/models/assets/nano.safetensors"
 BATCH, BLOCK = 32, 16  # samples a batch; batches that are made together and sorted by length
-FOCUSED_FROM = 180  # block
+FOCUSED_FROM, COPYING_FROM = 180, 1140  # blocks
 WARMUP_STEPS, FINAL_SHARE, LOGGED_EVERY, SAVED_EVERY = 200, 0.02, 100, 480
 
 
@@ -63,13 +63,15 @@ class Encoder:
 
 
 def items_of(block: int) -> Iterator[Item]:
-    """First the formats, on everything and ever more plain pictures; then mostly what reading begins with, ever less plain."""
+    """First the formats, on everything and ever more plain pictures; then mostly what reading begins with, ever less plain; then copying too."""
     rng = generator("nano pretraining", block)
     for _ in range(BATCH * BLOCK):
         if block < FOCUSED_FROM:
             yield make_item(rng, 0.0 if block < 60 else 0.8 - 0.7 * (block - 60) / 160)
-        else:
+        elif block < COPYING_FROM:
             yield make_item(rng, max(0.4, 0.9 - 0.5 * (block - FOCUSED_FROM) / 480), FOCUSED)
+        else:
+            yield make_item(rng, 0.7, COPYING)
 
 
 class Batches(IterableDataset):
@@ -166,7 +168,7 @@ def test(options: argparse.Namespace) -> None:
     model = VisionLanguageModel(*build_nano(seed=0))
     model.model.load_state_dict(torch.load(options.output / "state.pt")["model"])
     print("| scene | plain | all kinds |\n|---|---|---|")
-    for scene in SCENES:
+    for scene in SCENES | COPYING:
         shares = []
         for ease in (1, 0):
             rng, images = generator("nano held out", scene.__name__, ease), MemoryImageStore()
@@ -189,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "test", "ship"))
     parser.add_argument("--output", type=Path, required=True, help="folder of the training's state")
-    parser.add_argument("--samples", type=int, default=544_000)
+    parser.add_argument("--samples", type=int, default=1_504_000)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--bf16", action="store_true", help="train under autocast")
     parser.add_argument("--items", type=int, default=200, help="test items a scene")
