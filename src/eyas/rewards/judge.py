@@ -81,7 +81,7 @@ class JudgeReward:
         return counts | {"score_mean": score} | {name: value - before[name] for name, value in spent.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs so that nothing is asked twice, and limits hold for all of it."""
+        """What a resumed run needs so that nothing is asked twice, and limits count what was spent before."""
         spent = self.asked.spending.state_dict() if isinstance(self.asked, ServedSampler) else None
         return {"scores": dict(self._scores), "spent": spent}
 

@@ -200,7 +200,7 @@ class ServedSampler:
             raise _Passing(_told(response), _wait_s(response.headers.get("retry-after", "")))
         is_refused = response.status_code in _REFUSED
         if is_refused and _TOO_LONG.search(response.text):
-            return self._nothing(FinishReason.OVERFLOW, "the prompt is too long", response)
+            return self._nothing(FinishReason.OVERFLOW, _told(response))
         if response.status_code != 200:
             error = ModelError(self._hidden(f"{self._place} refuses: {_told(response)}{self._hint(response)}"))
             with self._lock:
@@ -208,7 +208,8 @@ class ServedSampler:
                 if not is_refused or self._num_refused > max(MOST_REFUSED, self.concurrency):
                     raise error
                 self._refusal = error
-            return self._nothing(FinishReason.REFUSED, "counts as an empty answer", response)
+            told = f"counts as an empty answer: {_told(response)}{self._hint(response)}"
+            return self._nothing(FinishReason.REFUSED, told)
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer.get("usage")
@@ -231,11 +232,11 @@ class ServedSampler:
         reason = FinishReason.LENGTH if finish == "length" else FinishReason.END_TOKEN
         return Completion(text, finish_reason=reason, policy_version=self.policy_version)
 
-    def _nothing(self, reason: FinishReason, what: str, response: httpx2.Response) -> Completion:
+    def _nothing(self, reason: FinishReason, told: str) -> Completion:
         with self._lock:
             level = logging.INFO if reason in self._warned_of else logging.WARNING
             self._warned_of.add(reason)
-        log.log(level, "%s: %s: %s%s", self._place, what, self._hidden(_told(response)), self._hint(response))
+        log.log(level, "%s: %s", self._place, self._hidden(told))
         return Completion("", finish_reason=reason, policy_version=self.policy_version)
 
     def _hint(self, response: httpx2.Response) -> str:

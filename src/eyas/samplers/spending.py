@@ -72,7 +72,7 @@ class Spending:
         return read
 
     def state_dict(self) -> dict[str, int]:
-        """What was spent, for a run that goes on elsewhere: its limits are those of all of it."""
+        """What was spent so far, for a run that is resumed."""
         with self._lock:
             return {name: getattr(self, name) for name in _SPENT}
 

@@ -294,7 +294,7 @@ def test_what_is_refused_of_all_prompts_is_an_error() -> None:
     with FakeServer(bad_is_refused) as server:
         with pytest.raises(ModelError, match="400 no such talk"):  # nothing was answered yet
             sampler(server).sample([ask("bad"), ask("bad")])
-        served = sampler(server, concurrency=2)
+        served = sampler(server, concurrency=1)
         served.sample([ask("a"), *many[1:], ask("b"), *many[1:]])
         with pytest.raises(ModelError, match="400 no such talk"):
             served.sample([ask("a"), *many])
