@@ -48,7 +48,8 @@ def train(
 
 def _preflight(config: RunConfig) -> None:
     """Builds everything and asks each task for its first prompt; writes nothing."""
-    from eyas.build import build_run, preflight
+    from eyas.build import build_run
+    from eyas.training.preflight import preflight
 
     print(to_toml(config))
     run = build_run(config)

@@ -188,7 +188,7 @@ def test_a_dry_run_says_what_the_environment_raised(monkeypatch, capsys) -> None
         raise RuntimeError("the belt is jammed")
 
     monkeypatch.setattr("eyas.build.build_run", lambda config: None)
-    monkeypatch.setattr("eyas.build.preflight", raises)
+    monkeypatch.setattr("eyas.training.preflight.preflight", raises)
     monkeypatch.setattr("sys.argv", ["eyas", "train", "numberline_ppo", "--dry-run"])
     with pytest.raises(SystemExit) as stopped:
         main()
